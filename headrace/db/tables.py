@@ -1,0 +1,230 @@
+"""The tables. Times are Unix seconds by the database's clock, in double precision.
+
+Seconds, not timestamps: the same arithmetic (``now + lease``) then runs on SQLite and
+PostgreSQL alike; in psql, ``to_timestamp(created_at)`` shows one to a person.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from headrace.job import JobState
+
+metadata = sa.MetaData(
+    naming_convention={"ix": "%(table_name)s_%(column_0_N_name)s", "pk": "%(table_name)s_pkey"}
+)
+
+_ID = sa.Uuid(as_uuid=False).with_variant(sa.String(36), "sqlite")
+_TIME: sa.Double[float] = sa.Double()
+
+
+class now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function it is
+    """The database's clock, in Unix seconds; not the transaction's start, but the present."""
+
+    type = _TIME
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **kwargs: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **kwargs: Any) -> str:
+    return "extract(epoch from clock_timestamp())::float8"
+
+
+class lazy_commit(FunctionElement[bool]):  # noqa: N801
+    """True, and lets this transaction commit without waiting for the disk.
+
+    For what may be undone by a crash of the database without harm: a claim that is forgotten
+    is a job that is queued, and its worker's finish is refused.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(lazy_commit, "sqlite")
+def _lazy_commit_sqlite(element: lazy_commit, compiler: Any, **kwargs: Any) -> str:
+    return "1 = 1"
+
+
+@compiles(lazy_commit, "postgresql")
+def _lazy_commit_postgresql(element: lazy_commit, compiler: Any, **kwargs: Any) -> str:
+    return "set_config('synchronous_commit', 'off', true) = 'off'"
+
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("pool", sa.String(64), nullable=False),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    # The place in the queue of its pool and priority: what makes claims fair between tenants.
+    sa.Column("turn", sa.BigInteger, nullable=False),
+    sa.Column("due_at", _TIME, nullable=False),
+    sa.Column("deadline", _TIME),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("started_at", _TIME),
+    sa.Column("finished_at", _TIME),
+    sa.Column("worker_id", _ID),
+    # The input: its bytes below, or where they lie in the object store.
+    sa.Column("input_pack_id", _ID),
+    sa.Column("input_key", sa.Text),
+    sa.Column("input_offset", sa.BigInteger),
+    sa.Column("input_length", sa.BigInteger),
+    # The result: a byte range of a pack, and a copy of it below where it is small.
+    sa.Column("pack_id", _ID),
+    sa.Column("result_offset", sa.BigInteger),
+    sa.Column("result_length", sa.BigInteger),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error_message", sa.Text),
+    # A suspect was on a device when its worker died, and runs alone from then on. deaths: the
+    # workers that died with it alone.
+    sa.Column("suspect", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("deaths", sa.SmallInteger, nullable=False, server_default="0"),
+    # Last, because SQLite walks over what stands before a column that it reads.
+    sa.Column("metadata", sa.Text),
+    sa.Column("input", sa.LargeBinary),
+    sa.Column("result", sa.LargeBinary),
+)
+
+_queued = jobs.c.state == JobState.QUEUED.value
+_running = jobs.c.state == JobState.RUNNING.value
+
+
+def _partial(name: str, where: sa.ColumnElement[bool], *columns: sa.Column[Any]) -> None:
+    sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+# What is due: the head of a pool, then more of the head's model.
+_partial("jobs_due", _queued, jobs.c.pool, jobs.c.priority, jobs.c.turn, jobs.c.id)
+_partial(
+    "jobs_due_by_model",
+    _queued,
+    *(jobs.c[name] for name in "pool model version suspect priority turn id".split()),
+)
+# A tenant's last place, which its next job queues up behind.
+_partial("jobs_turn", _queued, jobs.c.pool, jobs.c.priority, jobs.c.tenant, jobs.c.turn)
+_partial("jobs_running", _running, jobs.c.worker_id)
+_partial(
+    "jobs_deadline",
+    jobs.c.state.in_([JobState.QUEUED.value, JobState.RUNNING.value]) & jobs.c.deadline.isnot(None),
+    jobs.c.deadline,
+)
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("tenant", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("payload_hash", sa.String(64), nullable=False),
+    sa.Column("job_id", _ID, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+)
+# A key goes with its job.
+sa.Index("idempotency_keys_job", idempotency_keys.c.job_id)
+
+packs = sa.Table(
+    "packs",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    # writing: the object may or may not be there; live: jobs point at it; deleted: to be removed
+    sa.Column("state", sa.String(16), nullable=False),
+    # None: not results but inputs, which a submission writes
+    sa.Column("worker_id", _ID),
+    sa.Column("batch_size", sa.Integer, nullable=False),
+    # how many jobs point at it, so that nobody needs an index to see that the last one has gone
+    sa.Column("jobs", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("sha256", sa.String(64)),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("delete_at", _TIME),
+)
+_partial("packs_writing", packs.c.state == "writing", packs.c.worker_id)
+_partial("packs_deleted", packs.c.state == "deleted", packs.c.delete_at)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("pool", sa.String(64), nullable=False),
+    sa.Column("device", sa.String(32), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", _TIME, nullable=False),
+    sa.Column("lease_until", _TIME, nullable=False),
+    sa.Column("ready_at", _TIME),
+    sa.Column("draining_at", _TIME),
+    sa.Column("stopped_at", _TIME),
+    # ids of the units on the device, as JSON: the suspects if the process dies now
+    sa.Column("on_device", sa.Text, nullable=False, server_default="[]"),
+)
+_partial("workers_alive", workers.c.stopped_at.is_(None), workers.c.pool, workers.c.lease_until)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("stable", sa.Integer, nullable=False),
+)
+
+model_versions = sa.Table(
+    "model_versions",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("pool", sa.String(64), nullable=False),
+    sa.Column("max_records", sa.Integer, nullable=False),
+    sa.Column("manifest", sa.Text, nullable=False),
+    sa.Column("files", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.UniqueConstraint("name", "digest", name="model_versions_name_digest"),
+)
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    # a model, a version or a pool: digits, digits@3, pool:gpu
+    sa.Column("what", sa.String(192), primary_key=True),
+    sa.Column("paused_at", _TIME, nullable=False),
+    sa.Column("paused_by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+# The largest batches that fit into memory, in padded tokens; no row where no bound is known.
+ceilings = sa.Table(
+    "ceilings",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("device", sa.String(128), primary_key=True),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
+    sa.Column("changed_at", _TIME, nullable=False),
+)
+
+sweeps = sa.Table(
+    "sweeps",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("swept_at", _TIME, nullable=False),
+    # when sweeping began again after a gap: nobody's work is freed for a lease from then
+    sa.Column("resumed_at", _TIME, nullable=False),
+    # the last job that retention has looked at in its walk over the old ones; None: at the start
+    sa.Column("walked_to", _ID),
+)

@@ -1,0 +1,1 @@
+"""alembic revisions of the job table; in the wheel as ``headrace/_migrations``."""
