@@ -1,0 +1,133 @@
+"""Puts right what others left, and removes what is past its time.
+
+Any number of sweepers run at once, one per supervisor and one that Celery's beat ticks. They
+share the work through the job table: whoever is first in a period does it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from headrace.db import deletion, packs, sweeping, workers
+from headrace.db.engine import Database
+from headrace.db.sweeping import Turn
+from headrace.db.workers import Swept
+from headrace.errors import HeadraceError, StorageError, StoreUnavailable
+from headrace.job import JobId
+from headrace.settings import Settings
+from headrace.storage import ObjectStore
+
+_log = logging.getLogger(__name__)
+_BATCH = 1000
+"""Rows that one transaction changes: some tens of milliseconds."""
+_STORE_PAUSE = 60.0
+"""Seconds after which objects are tried again that the store did not delete."""
+
+
+class Sweeper:
+    """Sweeps every third of a lease. Each transaction is short, and on a bounded number of rows."""
+
+    def __init__(self, database: Database, store: ObjectStore, settings: Settings) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._every = settings.lease / 3
+
+    def run(self, stop: threading.Event) -> None:
+        """Sweep until `stop` is set, whatever happens."""
+        while not stop.is_set():
+            try:
+                if swept := self.sweep():
+                    _log.warning("%s", swept)
+            except HeadraceError as error:
+                _log.warning("cannot sweep: %s", error)
+            except Exception:  # noqa: BLE001  # a fault here must not end the sweeps
+                _log.exception("a sweep failed")
+            # More often than it is due, so that a gap between two is one that all had.
+            stop.wait(self._every / 2)
+
+    def sweep(self) -> Swept | None:
+        """One sweep, begun before the next is due; None where another has just been.
+
+        What people wait for comes first. Raises DatabaseUnavailable.
+        """
+        with self._database.single() as connection:
+            turn = sweeping.begin(connection, self._every)
+        if turn is None:
+            return None
+        end = time.monotonic() + self._every
+        swept = self._free() if turn.watched >= self._settings.lease else Swept()
+        swept += Swept(expired=self._in_batches(sweeping.expire, end))
+        self._in_batches(packs.give_up_abandoned, end)
+        removed, walked_to = self._remove_old(turn, end)
+        swept += Swept(removed=removed)
+        self._remove_objects(end)
+        with self._database.single() as connection:
+            sweeping.end(connection, walked_to)
+        return swept
+
+    def _free(self) -> Swept:
+        """Free what lapsed workers held, each in a transaction of its own."""
+        with self._database.read() as connection:
+            lapsed = workers.lapsed(connection)
+        swept = Swept()
+        for worker in lapsed:
+            with self._database.write() as connection:
+                swept += workers.bury(
+                    connection, worker, quarantine_after=self._settings.quarantine_after
+                )
+        return swept
+
+    def _in_batches(self, change: Callable[[sa.Connection, int], int], end: float) -> int:
+        """Repeat `change` while it finds a whole batch, until `end`; returns the sum."""
+        total = 0
+        while True:
+            with self._database.single() as connection:
+                changed = change(connection, _BATCH)
+            total += changed
+            if changed < _BATCH or time.monotonic() >= end:
+                return total
+
+    def _remove_old(self, turn: Turn, end: float) -> tuple[int, JobId | None]:
+        """Remove jobs that ended too long ago; returns how many, and where the walk got to."""
+        if not self._settings.retention:
+            return 0, None
+        ended_before = turn.began_at - self._settings.retention
+        with self._database.single() as connection:
+            deletion.forget_workers(connection, ended_before)
+        removed, after = 0, turn.walked_to
+        while True:
+            with self._database.read() as connection:
+                ids, after = deletion.old(
+                    connection, ended_before=ended_before, after=after, limit=_BATCH
+                )
+            if ids:
+                with self._database.write() as connection:
+                    removed += len(deletion.remove(connection, ids))
+            if after is None or time.monotonic() >= end:
+                return removed, after
+
+    def _remove_objects(self, end: float) -> None:
+        """Remove the objects of deleted packs, then their rows."""
+        while True:
+            with self._database.read() as connection:
+                doomed = packs.deleted(connection, _BATCH)
+            if not doomed:
+                return
+            ids = list(doomed)
+            try:
+                self._store.delete(doomed.values())
+            except (StoreUnavailable, StorageError) as error:
+                _log.warning("cannot delete objects, trying again later: %s", error)
+                with self._database.single() as connection:
+                    packs.postpone(connection, ids, _STORE_PAUSE)
+                return
+            with self._database.single() as connection:
+                packs.forget(connection, ids)
+            if len(doomed) < _BATCH or time.monotonic() >= end:
+                return
