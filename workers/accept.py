@@ -1,0 +1,240 @@
+"""First station: claim a batch of jobs, fetch and validate their inputs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from headrace import payload
+from headrace.db import work
+from headrace.db.engine import Database
+from headrace.db.units import Unit
+from headrace.errors import (
+    DatabaseUnavailable,
+    HeadraceError,
+    InvalidInput,
+    LeaseLapsed,
+    ObjectCorrupt,
+    ObjectMissing,
+    StorageError,
+    StoreUnavailable,
+)
+from headrace.job import Failed, JobId, ModelKey, Outcome, WorkerId
+from headrace.registry.manifest import ModelVersion
+from headrace.registry.versions import Catalog
+from headrace.storage import ObjectStore
+from headrace.storage.packs import read_pack
+from workers.ceilings import Ceilings
+from workers.faults import reach
+from workers.flow import FRESH_SECONDS, Batch, GiveBack, Item, Ran
+from workers.tickets import Tickets
+from workers.waiting import Waiting
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = 1.0
+_STORE_RETRY_SECONDS = 10.0
+_TICK_SECONDS = 1.0
+
+
+class Accept:
+    """Turns tickets, and the passing of time, into claimed and validated items.
+
+    unserved: the versions this worker cannot run just now. expect: told what a claim for an
+    idle device has named as on it. naming: held meanwhile (see `BatchUp`).
+    to_store: takes units that end before they reach the device. tick: called at least every
+    few seconds while the worker is sound. in_hand: the jobs that it is at.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: ObjectStore,
+        worker: WorkerId,
+        pool: str,
+        poll: float,
+        tickets: Tickets,
+        waiting: Waiting,
+        ceilings: Ceilings,
+        unserved: Callable[[], list[ModelKey]],
+        expect: Callable[[list[JobId]], None],
+        naming: threading.Lock,
+        to_store: Callable[[Ran, float], bool],
+        tick: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._worker = worker
+        self._pool = pool
+        self._poll = poll
+        self._tickets = tickets
+        self._waiting = waiting
+        self._ceilings = ceilings
+        self._unserved = unserved
+        self._expect = expect
+        self._naming = naming
+        self._to_store = to_store
+        self._tick = tick
+        self._catalog = Catalog(database)
+        self._stopping = threading.Event()
+        self._look_at = 0.0
+        self.in_hand: list[JobId] = []
+        self._claimed_at = 0.0
+        self._in_doubt = False
+
+    def stop(self) -> None:
+        """Claim no more."""
+        self._stopping.set()
+        self._tickets.wake()
+
+    def step(self) -> bool:
+        """Wait for room and a reason to look, then claim one batch."""
+        if self._stopping.is_set():
+            return False
+        self._tick()
+        self._ceilings.save()
+        if not self._waiting.wait_for_room(timeout=_TICK_SECONDS):
+            return True
+        if not self._tickets.wait(timeout=self._look_at - time.monotonic()):
+            return True
+        if self._stopping.is_set():
+            return False
+        heard = self._tickets.heard()
+        try:
+            if self._in_doubt:
+                self._disown()
+            units, at_once = self._claim()
+        except (DatabaseUnavailable, LeaseLapsed) as error:
+            self._in_doubt = True
+            _log.warning("cannot claim, trying again: %s", error)
+            self._stopping.wait(_RETRY_SECONDS)
+            return True
+        if not units:
+            self._tickets.nothing_due(heard)
+            self._look_at = time.monotonic() + self._poll
+            return True
+        self._claimed_at = max(unit.claimed_at for unit in units)
+        version = self._version(units[0].model)
+        self._ceilings.load(version.key)
+        # After a full batch there may be more, ticket or not; after less, a ticket will say so.
+        full = units[0].suspect or len(units) >= version.manifest.batching.max_records
+        self._look_at = 0.0 if full else time.monotonic() + self._poll
+        self.in_hand = [unit.id for unit in units]
+        reach("claimed")
+        self._tickets.claimed(self.in_hand)
+        reach("acked")
+        self._prepare(units, version, at_once)
+        self.in_hand = []
+        return True
+
+    def _disown(self) -> None:
+        """Give back what the last claim took, if it went through and its answer got lost."""
+        with self._database.write() as connection:
+            work.disown(connection, self._worker, after=self._claimed_at)
+        self._in_doubt = False
+
+    def _claim(self) -> tuple[list[Unit], bool]:
+        """The units, and whether they were named as on the device."""
+        # Not worth waiting for: the claim of a worker that is busy elsewhere can be staged later.
+        at_once = self._waiting.idle() and self._naming.acquire(blocking=False)
+        try:
+            with self._database.single() as connection:
+                units = work.claim(
+                    connection,
+                    self._worker,
+                    self._pool,
+                    excluding=self._unserved(),
+                    at_once=at_once,
+                )
+            if at_once:
+                self._expect([unit.id for unit in units])
+        finally:
+            if at_once:
+                self._naming.release()
+        return units, at_once
+
+    def _prepare(self, units: list[Unit], version: ModelVersion, named: bool) -> None:
+        claimed = time.monotonic()
+        fetched = self._fetch_together(units)
+        # After a slow fetch it is asked again which of them are still wanted.
+        named = named and time.monotonic() - claimed < FRESH_SECONDS
+        items: list[Item] = []
+        for unit in units:
+            try:
+                items.append(self._item(unit, version, fetched.get(unit.id), named, claimed))
+            except (InvalidInput, ObjectMissing, ObjectCorrupt) as error:
+                self._end(unit, version, Failed(error.code, str(error)))
+            except (StoreUnavailable, StorageError) as error:
+                # The store's fault, or its permissions': no reason to fail the job.
+                _log.warning("cannot fetch the input of job %s: %s", unit.id, error)
+                self._end(unit, version, GiveBack(_STORE_RETRY_SECONDS))
+        self._waiting.put(items)
+
+    def _version(self, key: ModelKey) -> ModelVersion:
+        while True:
+            try:
+                return self._catalog.get(key)
+            except DatabaseUnavailable as error:
+                _log.warning("cannot look %s up, trying again: %s", key, error)
+                time.sleep(_RETRY_SECONDS)
+                self._tick()
+
+    def _fetch_together(self, units: list[Unit]) -> dict[JobId, bytes]:
+        """Inputs that lie in one object, read at once; where that fails, each is read alone."""
+        by_key: dict[str, list[tuple[JobId, int, int]]] = {}
+        for unit in units:
+            if unit.input_at is not None:
+                key, offset, length = unit.input_at
+                by_key.setdefault(key, []).append((unit.id, offset, length))
+        fetched: dict[JobId, bytes] = {}
+        for key, places in by_key.items():
+            with suppress(StoreUnavailable, StorageError):
+                data = read_pack(self._store, key, places)
+                fetched |= zip((id for id, _, _ in places), data, strict=True)
+        return fetched
+
+    def _item(
+        self,
+        unit: Unit,
+        version: ModelVersion,
+        fetched: bytes | None,
+        named: bool,
+        claimed: float,
+    ) -> Item:
+        signature = version.manifest.signature
+        try:
+            data = self._fetch(unit) if fetched is None else fetched
+            record = signature.check(payload.decode(data))
+        except ValueError as error:
+            if isinstance(error, HeadraceError):
+                raise
+            raise InvalidInput("inputs", str(error)) from error
+        left = math.inf if unit.deadline is None else unit.deadline - unit.claimed_at
+        return Item(
+            unit,
+            version,
+            record,
+            signature.bucket(record),
+            signature.length(record),
+            named,
+            claimed + left,
+        )
+
+    def _fetch(self, unit: Unit) -> bytes:
+        if unit.input is not None:
+            return unit.input
+        if unit.input_at is None:
+            raise InvalidInput("inputs", "the job has neither an input nor a place to fetch it")
+        key, offset, length = unit.input_at
+        return read_pack(self._store, key, [(unit.id, offset, length)])[0]
+
+    def _end(self, unit: Unit, version: ModelVersion, outcome: Outcome | GiveBack) -> None:
+        item = Item(unit, version, {}, (), 0)
+        ran = Ran(Batch(version, (item,), ()), (outcome,), 0.0)
+        ran.batch.staged.set()  # it has no packs, and never reaches the device
+        while not self._to_store(ran, _TICK_SECONDS):
+            self._tick()

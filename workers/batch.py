@@ -1,0 +1,114 @@
+"""Second station: form the next batch, and write down that it is about to run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import uuid_utils
+
+from headrace.db import packs, work
+from headrace.db.engine import Database
+from headrace.db.units import NewPack
+from headrace.errors import DatabaseUnavailable, LeaseLapsed
+from headrace.job import JobId, PackId, WorkerId
+from workers.faults import reach
+from workers.flow import Batch, Item
+from workers.waiting import Waiting
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = 1.0
+
+
+class BatchUp:
+    """Takes items from `waiting` as its policy says, and hands batches to `to_infer`.
+
+    on_device: the jobs that are on the device already. naming: held while they are written
+    down, so that no older list overwrites a newer one. dropped: takes the ids of jobs that
+    were cancelled, or ran out of time, while they waited.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        worker: WorkerId,
+        waiting: Waiting,
+        to_infer: Callable[[Batch], None],
+        on_device: Callable[[], list[JobId]],
+        naming: threading.Lock,
+        dropped: Callable[[list[JobId]], None],
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._waiting = waiting
+        self._to_infer = to_infer
+        self._on_device = on_device
+        self._naming = naming
+        self._dropped = dropped
+
+    def step(self) -> bool:
+        """Form one batch; False once nothing more will wait."""
+        items = self._waiting.take()
+        if items is None:
+            return False
+        batch = Batch(items[0].version, tuple(items), tuple(new_packs(items)))
+        if all(item.named for item in items):
+            # The table has it as on the device already: the packs are announced while it runs.
+            self._to_infer(batch)
+            with self._naming:
+                self._stage(batch, self._on_device())
+            reach("staged")
+            batch.staged.set()
+            return True
+        with self._naming:
+            batch = self._without(batch, self._stage(batch, self._on_device() + batch.ids))
+            reach("staged")
+            batch.staged.set()
+            if batch.items:
+                self._to_infer(batch)
+        if not batch.items:
+            self._waiting.dropped()
+            with suppress(DatabaseUnavailable), self._database.single() as connection:
+                packs.drop(connection, [pack.id for pack in batch.packs])
+        return True
+
+    def still_wanted(self, batch: Batch) -> Batch:
+        """A staged batch, without the jobs that were dropped since."""
+        try:
+            with self._database.read() as connection:
+                return self._without(batch, work.gone(connection, self._worker, batch.ids))
+        except DatabaseUnavailable:
+            return batch  # their results will be refused
+
+    def _without(self, batch: Batch, gone: set[JobId]) -> Batch:
+        if not gone:
+            return batch
+        self._dropped(list(gone))
+        kept = tuple(item for item in batch.items if item.unit.id not in gone)
+        return replace(batch, items=kept)
+
+    def _stage(self, batch: Batch, on_device: list[JobId]) -> set[JobId]:
+        while True:
+            try:
+                with self._database.single() as connection:
+                    return work.stage(connection, self._worker, batch.ids, on_device, batch.packs)
+            except (DatabaseUnavailable, LeaseLapsed) as error:
+                # Nothing runs that the table does not know of; the lease decides how long.
+                _log.warning("cannot stage a batch, trying again: %s", error)
+                time.sleep(_RETRY_SECONDS)
+
+
+def new_packs(items: list[Item]) -> list[NewPack]:
+    """A pack at a fresh key for each tenant in the batch."""
+    day = datetime.now(UTC).strftime("%Y%m%d")
+    made = []
+    for tenant in dict.fromkeys(item.unit.tenant for item in items):
+        id = PackId(str(uuid_utils.uuid7()))
+        made.append(NewPack(id, tenant, f"results/{day}/{id}", len(items)))
+    return made

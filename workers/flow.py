@@ -1,0 +1,70 @@
+"""What the stations hand each other: an item, a batch of items, a batch that has run."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+
+from headrace.db.units import NewPack, Unit
+from headrace.job import JobId, Outcome
+from headrace.registry.manifest import ModelVersion
+from headrace.signature import Record
+
+FRESH_SECONDS = 0.1
+"""What was found to be wanted longer ago is asked about again before it runs: a round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A claimed unit, fetched and validated.
+
+    bucket: what batch-mates must share. length: tokens, where the model pads; else 1.
+    named: whether the job table has it as on the device, since the claim. deadline: on this
+    process's monotonic clock.
+    """
+
+    unit: Unit
+    version: ModelVersion
+    record: Record
+    bucket: tuple[object, ...]
+    length: int
+    named: bool = False
+    deadline: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items of one version and bucket, in the order they run, with a pack for each tenant.
+
+    staged: set once the job table knows of it, which must be before anything is stored.
+    """
+
+    version: ModelVersion
+    items: tuple[Item, ...]
+    packs: tuple[NewPack, ...]
+    staged: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    @property
+    def ids(self) -> list[JobId]:
+        """The jobs, in order."""
+        return [item.unit.id for item in self.items]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Not here, not now: the unit goes back to the queue for `delay` seconds, uncounted."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A batch with one outcome per item, whether or not it got as far as the device.
+
+    seconds: on the device.
+    """
+
+    batch: Batch
+    outcomes: tuple[Outcome | GiveBack, ...]
+    seconds: float

@@ -1,0 +1,259 @@
+"""Puts the stations together: accept → batch → infer → store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from headrace.db import work, workers
+from headrace.db.engine import Database, retrying
+from headrace.db.units import Again
+from headrace.errors import DatabaseUnavailable, LeaseLost
+from headrace.job import JobId, WorkerId
+from headrace.registry.versions import stable_of_pool
+from headrace.settings import Settings
+from headrace.storage import open_store
+from workers.accept import Accept
+from workers.batch import BatchUp, new_packs
+from workers.ceilings import Ceilings
+from workers.flow import Item
+from workers.infer import Infer
+from workers.progress import Progress
+from workers.residents import Residents
+from workers.station import Station
+from workers.store import Store
+from workers.tickets import Tickets
+from workers.waiting import Waiting
+
+_log = logging.getLogger(__name__)
+EXIT_CRASHED = 70
+EXIT_LEFT = 128 + signal.SIGQUIT
+_FAREWELL_SECONDS = 3.0
+_STORING = 3
+"""Batches on their way out at once, so that the device waits neither for the store, which may
+take tens of milliseconds, nor for a commit."""
+
+
+class Host:
+    """One device's stations, from the first claim to the last finish.
+
+    The supervisor has registered `worker` and holds its lease.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker: WorkerId,
+        device: str,
+        progress: Progress,
+        post: Callable[[list[Callable[[], object]]], None],
+    ) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._progress = progress
+        self._database = Database(settings.database_url)
+        store = open_store(settings)
+        self.tickets = Tickets(post)
+        ceilings = Ceilings(self._database, _kind(device))
+        self._waiting = Waiting(ceilings.of)
+        self._residents = Residents(
+            store=store,
+            cache=settings.cache_dir,
+            device=device,
+            allow_code=settings.allow_code,
+            budget=settings.model_memory,
+        )
+        self._infer = Infer(
+            residents=self._residents,
+            waiting=self._waiting,
+            progress=progress,
+            ceilings=ceilings,
+            to_store=lambda ran: self._store.put(ran),
+            still_wanted=lambda batch: self._batch.still_wanted(batch),
+        )
+        naming = threading.Lock()
+        self._store = Store(
+            database=self._database,
+            store=store,
+            worker=worker,
+            inline=settings.inline_result,
+            max_attempts=settings.max_attempts,
+            on_device=self._infer.on_device,
+            naming=naming,
+            new_packs=new_packs,
+            settled=self._settled,
+            encoding=progress.encoding,
+        )
+        self._batch = BatchUp(
+            database=self._database,
+            worker=worker,
+            waiting=self._waiting,
+            to_infer=self._infer.put,
+            on_device=self._infer.on_device,
+            naming=naming,
+            dropped=lambda ids: self._settled(ids, 0.0),
+        )
+        self._accept = Accept(
+            database=self._database,
+            store=store,
+            worker=worker,
+            pool=settings.pool,
+            poll=settings.poll,
+            tickets=self.tickets,
+            waiting=self._waiting,
+            ceilings=ceilings,
+            unserved=self._residents.unserved,
+            expect=self._infer.expect,
+            naming=naming,
+            to_store=self._store.put,
+            tick=progress.tick,
+        )
+        self._stations = {
+            "accept": Station("accept", self._accept.step, self._crash_at(self._accept)),
+            "batch": Station("batch", self._batch.step, self.crash),
+            "infer": Station("infer", self._infer.step, self._crash_at(self._infer)),
+        }
+        self._storing = [
+            Station("store", self._store.step, self._crash_at(self._store)) for _ in range(_STORING)
+        ]
+        self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._warm = False
+        self._drained = threading.Event()
+        threading.Thread(target=self._drain_when_told, name="drain", daemon=True).start()
+
+    def start(self) -> None:
+        """Warm up in the device's thread, then take work; returns when warm."""
+        stable = stable_of_pool(self._database, self._settings.pool)
+        warm = threading.Event()
+        self._infer.warm_up_first(stable, warm.set)
+        self._stations["infer"].start()
+        warm.wait()
+        retrying(self._ready)
+        with self._starting:
+            for station in (*self._storing, self._stations["batch"], self._stations["accept"]):
+                station.start()
+            self._warm = True
+        _log.info("worker %s takes jobs of pool %s", self._worker, self._settings.pool)
+
+    def _ready(self) -> None:
+        with self._database.write() as connection:
+            workers.ready(connection, self._worker)
+
+    def begin_drain(self) -> None:
+        """Claim no more, finish the batch on the device, give the rest back; then leave.
+
+        Fit for a signal handler, and to be called again.
+        """
+        self._told.put(None)
+
+    def drained(self) -> bool:
+        """Whether the drain is over."""
+        return self._drained.is_set()
+
+    def leave(self) -> None:
+        """End this process now, in the middle of its batch; nobody's job is to blame for it.
+
+        Fit for a signal handler.
+        """
+        self._progress.last_words("was told to leave at once", ())
+        os._exit(EXIT_LEFT)
+
+    def info(self) -> dict[str, Any]:
+        """Figures for ``celery inspect stats`` and Flower: processor seconds by station."""
+        cpu = {name: station.cpu_seconds for name, station in self._stations.items()}
+        cpu["store"] = sum(station.cpu_seconds for station in self._storing)
+        return {
+            "worker": self._worker,
+            "jobs": self._store.jobs,
+            "batches": self._store.batches,
+            "cpu_seconds": {name: round(seconds, 3) for name, seconds in cpu.items()},
+        }
+
+    def crash(self, error: BaseException, blamed: Sequence[JobId] = ()) -> None:
+        """A station is broken, or the device is: leave at once.
+
+        The supervisor sees the process go, and frees its work within a fraction of a second.
+        blamed: the jobs that the station was at.
+        """
+        _log.critical("worker %s leaves: %s", self._worker, error)
+        said = next(iter(str(error).splitlines()), "")
+        why = f"crashed ({type(error).__name__}: {said})"
+        self._progress.last_words(why, () if isinstance(error, LeaseLost) else blamed)
+        logging.shutdown()
+        os._exit(EXIT_CRASHED)
+
+    def _crash_at(self, station: Accept | Infer | Store) -> Callable[[BaseException], None]:
+        return lambda error: self.crash(error, station.in_hand)
+
+    def _settled(self, ids: Collection[JobId], seconds: float) -> None:
+        self.tickets.settled(ids, seconds)
+        self._waiting.settled(ids)
+
+    def _drain_when_told(self) -> None:
+        self._told.get()
+        with self._starting:
+            if not self._warm:
+                os._exit(0)  # it holds nothing yet
+        try:
+            self._drain_all()
+        except BaseException as error:  # noqa: BLE001  # nothing may get lost here
+            self.crash(error)
+        self._drained.set()
+        # What is left is to take leave of the broker, which may hang.
+        time.sleep(_FAREWELL_SECONDS)
+        os._exit(0)
+
+    def _drain_all(self) -> None:
+        self._infer.refuse()
+        self._accept.stop()
+        self._give_back(self._waiting.close())
+        self._note_drain()
+        self._stations["accept"].join()
+        self._stations["batch"].join()
+        self._give_back(self._waiting.close())  # what a claim brought meanwhile
+        self._infer.stop()
+        self._stations["infer"].join()
+        self._store.stop()
+        for station in self._storing:
+            station.join()
+        self._residents.close()
+        self._database.close()
+
+    def _note_drain(self) -> None:
+        try:
+            with self._database.single() as connection:
+                workers.draining(connection, self._worker)
+        except DatabaseUnavailable as error:
+            _log.warning("draining, though the job table cannot be told: %s", error)
+
+    def _give_back(self, items: list[Item]) -> None:
+        if not items:
+            return
+        units = [Again(i.unit.id, i.unit.attempt, 0.0, counted=False) for i in items]
+        try:
+            with self._database.write() as connection:
+                work.settle(connection, self._worker, units)
+        except DatabaseUnavailable as error:
+            _log.warning("unstarted jobs wait for the end of the lease: %s", error)
+            return
+        self.tickets.settled([unit.id for unit in units], 0.0)
+        _log.info("gave %d unstarted jobs back", len(units))
+
+
+def _kind(device: str) -> str:
+    """What devices of equal memory have in common: a GPU's name, or ``cpu``."""
+    if not device.startswith("cuda"):
+        return device
+    try:
+        import torch
+
+        return torch.cuda.get_device_name(device)[:128]
+    except (ImportError, RuntimeError, AssertionError):
+        return "cuda"
