@@ -1,0 +1,1 @@
+"""Examples, run by the tests as a user would."""

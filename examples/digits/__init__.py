@@ -1,0 +1,1 @@
+"""Handwritten digits: train a small network, serve it, and check every answer."""
