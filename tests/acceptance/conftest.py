@@ -1,0 +1,21 @@
+"""One running stack for the whole folder, as `headrace up` would start it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from headrace.errors import NotInstalled
+from headrace.stack import Stack
+from tests.services import unavailable
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """With Flower and one worker. Commands started in the folder above its own find it."""
+    with contextlib.ExitStack() as undo:
+        try:
+            started = undo.enter_context(Stack(tmp_path_factory.mktemp("acceptance") / ".headrace"))
+        except NotInstalled as error:
+            unavailable("the embedded stack", error)
+        yield started

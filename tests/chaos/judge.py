@@ -1,0 +1,184 @@
+"""The verdict on a scenario, from the job table, the store and the broker alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from kombu import Connection
+
+from headrace import Client, payload
+from headrace.broker import queues
+from headrace.db.tables import jobs, now, packs, workers
+from headrace.errors import HeadraceError
+from headrace.job import TERMINAL, JobId, JobState
+from headrace.storage.packs import scan
+from tests.chaos.load import Load
+from tests.chaos.records import GOOD, Record
+from tests.chaos.rig import Rig
+
+FAILS_WITH: Mapping[str, frozenset[str]] = {
+    "raise": frozenset({"model_error"}),
+    "crash": frozenset({"quarantined"}),
+    "hang": frozenset({"quarantined"}),
+    "swell": frozenset({"quarantined"}),
+}
+"""The error codes that a poisoned record may end with, by what it does."""
+
+_SHOWN = 5
+_READ_AT_ONCE = 500
+
+
+@dataclass
+class Verdict:
+    """lost: jobs that are gone, never ended, or have no result. duplicated: jobs and results
+    too many. wrong: jobs that ended as they should not, wrong results, leftovers.
+    complaints: a few words on each.
+    """
+
+    lost: int = 0
+    duplicated: int = 0
+    wrong: int = 0
+    complaints: list[str] = field(default_factory=list)
+
+    def complain(self, kind: str, what: str, cases: Iterable[object]) -> None:
+        """Count the cases, and tell of a few."""
+        found = list(cases)
+        if found:
+            setattr(self, kind, getattr(self, kind) + len(found))
+            shown = "; ".join(map(str, found[:_SHOWN])) + ("; …" if len(found) > _SHOWN else "")
+            self.complaints.append(f"{kind}: {len(found)} {what}: {shown}")
+
+
+def judge(rig: Rig, load: Load) -> Verdict:
+    """Everything was mended, all had time to come to rest, and no worker runs any more."""
+    verdict = Verdict()
+    with rig.database.read() as connection:
+        rows = {row.id: row for row in connection.execute(_JOBS)}
+    verdict.complain("lost", "jobs gone", load.submitted.keys() - rows.keys())
+    verdict.complain("duplicated", "jobs too many", _surplus(rows, load))
+    verdict.complain("duplicated", "jobs made again under one key", range(load.doubled))
+    known = {id: record for id, record in load.submitted.items() if id in rows}
+    unended = {id: rows[id] for id in known if rows[id].state not in TERMINAL}
+    verdict.complain("lost", "jobs never ended", unended.values())
+    badly = [
+        f"{known[id].op}: {rows[id]}"
+        for id in known.keys() - unended.keys()
+        if not _ended_well(id, known[id], rows[id], load)
+    ]
+    verdict.complain("wrong", "jobs ended as they should not", badly)
+    succeeded = {id: r for id, r in known.items() if rows[id].state == JobState.SUCCEEDED}
+    _judge_what_clients_read(rig, succeeded, verdict)
+    _judge_packs(rig, rows, succeeded, verdict)
+    verdict.complain("wrong", "left over", leftovers(rig))
+    verdict.complain("wrong", "noticed on the way", rig.problems)
+    return verdict
+
+
+def leftovers(rig: Rig) -> list[str]:
+    """What nobody needs any more, or is not where a row says it is."""
+    with rig.database.read() as connection:
+        leases = connection.execute(
+            sa.select(workers.c.id).where(
+                workers.c.stopped_at.is_(None), workers.c.lease_until <= now()
+            )
+        )
+        left = [f"lease of {id}" for id in leases.scalars()]
+        found = connection.execute(sa.select(packs.c.key, packs.c.state)).all()
+        inputs = connection.execute(sa.select(jobs.c.input_key).distinct()).scalars()
+        named = set(inputs) - {None}
+    objects = {info.key for info in rig.store.list()} - rig.model_objects
+    live = {pack.key for pack in found if pack.state == "live"}
+    left += [f"{pack.state} pack {pack.key}" for pack in found if pack.state == "writing"]
+    # Nothing removes them yet.
+    objects -= {pack.key for pack in found if pack.state == "deleted"}
+    left += [f"row without its object {key}" for key in sorted((live | named) - objects)]
+    left += [f"object without a row {key}" for key in sorted(objects - live - named)]
+    return left + ["ticket"] * tickets(rig)
+
+
+def tickets(rig: Rig) -> int:
+    """How many wait in the pool's queues."""
+    count = 0
+    with Connection(rig.broker.url) as connection:
+        for queue in queues(rig.pool):
+            # Redis has no empty lists, and kombu calls those missing.
+            with contextlib.suppress(connection.channel_errors), connection.channel() as channel:
+                count += channel.queue_declare(queue.name, passive=True).message_count
+    return count
+
+
+def unended(rig: Rig) -> int:
+    """How many jobs are still to end."""
+    with rig.database.read() as connection:
+        return int(connection.execute(_UNENDED).scalar_one())
+
+
+_JOBS = sa.select(*(jobs.c[n] for n in "id state attempt error_code error_message pack_id".split()))
+_UNENDED = sa.select(sa.func.count()).where(jobs.c.state.not_in([str(s) for s in TERMINAL]))
+
+
+def _surplus(rows: Mapping[JobId, sa.Row], load: Load) -> list[JobId]:
+    """Jobs that nobody submitted, less those that failed calls may have made."""
+    return sorted(rows.keys() - load.submitted.keys())[load.unsure :]
+
+
+def _ended_well(id: JobId, record: Record, row: sa.Row, load: Load) -> bool:
+    if row.state == JobState.CANCELLED:
+        return id in load.cancelled or id in load.perhaps_cancelled
+    if id in load.cancelled:
+        return False
+    if record.op == GOOD:
+        return row.state == JobState.SUCCEEDED
+    return row.state == JobState.FAILED and row.error_code in FAILS_WITH[record.op]
+
+
+def _judge_what_clients_read(rig: Rig, succeeded: Mapping[JobId, Record], verdict: Verdict) -> None:
+    ids = list(succeeded)
+    with Client(transport=rig.service()) as client:
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            chunk = ids[start : start + _READ_AT_ONCE]
+            try:
+                results = client.results(chunk)
+            except HeadraceError as error:
+                verdict.complain("lost", f"results that cannot be read, as {error}", chunk)
+                continue
+            wrong = [
+                id
+                for id, result in zip(chunk, results, strict=True)
+                if result != succeeded[id].right
+            ]
+            verdict.complain("wrong", "results as clients read them", wrong)
+
+
+def _judge_packs(
+    rig: Rig, rows: Mapping[JobId, sa.Row], succeeded: Mapping[JobId, Record], verdict: Verdict
+) -> None:
+    """By the packs' own bytes, whatever the table says of them."""
+    live = sa.select(packs.c.id, packs.c.key).where(
+        packs.c.state == "live",
+        packs.c.key.startswith("results/"),  # others hold inputs
+    )
+    with rig.database.read() as connection:
+        found = connection.execute(live).all()
+    stored: Counter[JobId] = Counter()
+    for pack, key in found:
+        try:
+            entries = list(scan(rig.store.get(key), key))
+        except HeadraceError as error:
+            verdict.complain("lost", "packs that cannot be read", [error])
+            continue
+        for id, data in entries:
+            if id not in succeeded:
+                continue  # cancelled while it ran
+            stored[id] += 1
+            if payload.decode(data) != succeeded[id].right:
+                verdict.complain("wrong", "results in packs", [id])
+            if rows[id].pack_id != pack:
+                verdict.complain("wrong", "results that are not where their job says", [id])
+    verdict.complain("lost", "results in no live pack", succeeded.keys() - stored.keys())
+    twice = [id for id, count in stored.items() if count > 1]
+    verdict.complain("duplicated", "results in two live packs", twice)

@@ -1,0 +1,143 @@
+"""One scenario from its start to its verdict."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos.judge import judge, leftovers, unended
+from tests.chaos.load import Load
+from tests.chaos.rig import LEASE, Rig, rig
+from tests.chaos.scenarios import Scenario
+from tests.chaos.servers import Servers
+
+_TELL_SECONDS = 0.5
+_PRODUCERS_SECONDS = 60.0
+_END_SECONDS = 90.0
+_REST_SECONDS = 5 * LEASE
+_DRAIN_SECONDS = 20.0
+_AT_ONCE = 1.5
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``build/chaos.json`` says of a scenario. complaints: what was wrong, in words."""
+
+    name: str
+    broker: str
+    database: str
+    store: str
+    seed: int
+    jobs: int
+    kills: int
+    lost: int
+    duplicated: int
+    wrong: int
+    seconds: float
+    complaints: list[str]
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.duplicated or self.wrong)
+
+
+def run(
+    scenario: Scenario,
+    servers: Servers,
+    folder: Path,
+    *,
+    broker: str,
+    seed: int,
+    short: bool = False,
+    without: str | None = None,
+    jobs: int | None = None,
+    tell: Tell = lambda text: None,
+) -> Report:
+    """short: as much as the test suite has time for. without: a guard to take out of the workers.
+    jobs: at least so many, instead of the scenario's number. tell: takes a line now and then.
+    """
+    started = time.monotonic()
+    with rig(
+        servers,
+        folder,
+        seed,
+        short=short,
+        without=without,
+        broker=broker,
+        database=scenario.database,
+        store=scenario.store,
+        pace=scenario.pace,
+        time_limit=scenario.time_limit,
+        settings=scenario.settings,
+    ) as field:
+        field.hire(scenario.workers)
+        load = Load(
+            field, seed, jobs or (200 if short else scenario.jobs), scenario.poison, scenario.bell
+        )
+        try:
+            with _telling(tell, field, load):
+                scenario.inject(field, load)
+                field.staff()
+                load.finish(_PRODUCERS_SECONDS)
+                _come_to_rest(field)
+                field.until("lone jobs are done at once", lambda: load.latency() < _AT_ONCE)
+                _drain(field)
+        finally:
+            load.abort()
+        verdict = judge(field, load)
+    return Report(
+        name=scenario.name,
+        broker=broker,
+        database=scenario.database,
+        store=scenario.store,
+        seed=seed,
+        jobs=len(load.submitted),
+        kills=field.kills,
+        lost=verdict.lost,
+        duplicated=verdict.duplicated,
+        wrong=verdict.wrong,
+        seconds=round(time.monotonic() - started, 1),
+        complaints=verdict.complaints,
+    )
+
+
+def _come_to_rest(rig: Rig) -> None:
+    """All jobs end, stale tickets are drained, sweeps clean up."""
+    rig.staff()
+    rig.until("every job has ended", lambda: not unended(rig), _END_SECONDS)
+    rig.until("nothing is left over", lambda: not leftovers(rig), _REST_SECONDS)
+
+
+def _drain(rig: Rig) -> None:
+    """All workers leave, in good order."""
+    for worker in rig.workers:
+        worker.drain()
+    for worker in rig.workers:
+        rig.until(
+            f"{worker.name} has drained", lambda w=worker: w.exit_code is not None, _DRAIN_SECONDS
+        )
+        if worker.exit_code:
+            rig.problems.append(f"{worker.name} left with {worker.exit_code}")
+
+
+@contextmanager
+def _telling(tell: Tell, rig: Rig, load: Load) -> Iterator[None]:
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_TELL_SECONDS):
+            tell(f"{load.done} of {len(load.submitted)} jobs have ended, {rig.kills} kills")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

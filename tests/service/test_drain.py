@@ -1,0 +1,126 @@
+"""Signals: a worker leaves in good order, or at once, and nobody's job is blamed for it."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.job import JobId
+from tests.service.rig import Rig, eventually, rig
+
+LEFT = 131
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def worker(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[Rig]:
+    url = {"sqlite": "database_url", "postgresql": "postgresql_url"}[request.param]
+    with rig(tmp_path, request.getfixturevalue(url), redis_url) as worker:
+        worker.push("echo", max_records=4)
+        yield worker
+
+
+@pytest.fixture
+def local(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Rig]:
+    """On SQLite alone: what is tested has to do with processes."""
+    with rig(tmp_path, database_url, redis_url) as worker:
+        worker.push("echo", max_records=4)
+        yield worker
+
+
+def run_for(worker: Rig, seconds: float) -> list[JobId]:
+    """A batch of one that runs for so long, and is on the device."""
+    ids = worker.submit("echo", [0], op=f"sleep {seconds}")
+    eventually("it is on the device", lambda: worker.on_device() == ids)
+    return ids
+
+
+def exit_code(worker: Rig, within: float) -> int | None:
+    assert worker.process is not None
+    started = time.monotonic()
+    eventually("it has left", lambda: worker.process.exit_code is not None, seconds=within + 1)
+    assert time.monotonic() - started < within
+    return worker.process.exit_code
+
+
+def unblamed(worker: Rig, ids: list[JobId]) -> bool:
+    """Queued as if nobody had ever claimed them."""
+    found = map(worker.client.get, ids)
+    return {(job.state, job.attempt, job.deaths) for job in found} == {("queued", 0, 0)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_finishes_the_running_batch_and_gives_the_rest_back_at_once(
+    worker: Rig, number: signal.Signals
+) -> None:
+    """Also where the signal reaches every process of the service, as from systemd."""
+    worker.start()
+    worker.client.results(worker.submit("echo", range(8)), timeout=15)  # known to be quick
+    running = run_for(worker, 2)
+    staged, waiting = worker.submit("echo", range(4)), worker.submit("echo", range(3))
+    eventually("a full batch is staged", lambda: set(staged) < set(worker.on_device()))
+    eventually("more is claimed", lambda: worker.states(waiting) == {"running": 3})
+    assert worker.process is not None
+    for pid in (worker.child(), worker.process.pid):
+        os.kill(pid, number)
+    eventually("what waits is given back", lambda: unblamed(worker, waiting), seconds=1)
+    assert worker.states(running) == {"running": 1}
+    assert exit_code(worker, within=6) == 0
+    assert worker.states(running) == {"succeeded": 1}
+    assert unblamed(worker, [*staged, *waiting])
+    assert "ended with" not in worker.log()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "grace"),
+    [([signal.SIGQUIT], 30.0), ([signal.SIGTERM, signal.SIGINT], 30.0), ([signal.SIGTERM], 0.5)],
+)
+def test_it_leaves_in_the_middle_of_a_batch(
+    worker: Rig, numbers: list[signal.Signals], grace: float
+) -> None:
+    """At SIGQUIT, at a second signal, and at the end of the grace period."""
+    worker.settings["grace"] = grace
+    worker.start()
+    running = run_for(worker, 60)
+    assert worker.process is not None
+    for number in numbers:
+        os.killpg(worker.process.pid, number)  # as a terminal does
+        time.sleep(0.2)
+    assert exit_code(worker, within=4) == LEFT
+    assert unblamed(worker, running)
+
+
+def test_a_child_that_is_told_alone_is_replaced(local: Rig) -> None:
+    local.start()
+    first = local.child()
+    running = run_for(local, 1)
+    os.kill(first, signal.SIGTERM)
+    eventually("another one is there", lambda: local.running_child() not in (None, first))
+    assert local.states(running) == {"succeeded": 1}
+    eventually("it is ready", local.ready)
+    second = local.child()
+    running = run_for(local, 2)
+    os.kill(second, signal.SIGQUIT)
+    (job,) = local.client.wait(running, timeout=15)
+    assert (job.state, job.deaths) == ("succeeded", 0)
+    assert local.child() != second
+    assert "was told to leave at once" not in local.log()
+
+
+def test_it_leaves_while_the_broker_is_away_and_while_it_warms_up(
+    tmp_path: Path, database_url: str
+) -> None:
+    with rig(tmp_path, database_url, "redis://127.0.0.1:1/0", broker_timeout=0.5) as worker:
+        worker.push("echo")
+        worker.start()
+        worker.client.results(worker.submit("echo", range(4)), timeout=15)
+        os.kill(worker.process.pid, signal.SIGTERM)
+        assert exit_code(worker, within=6) == 0
+        loading = tmp_path / "loading"
+        worker.push("slow", loading=loading)
+        worker.launch()
+        eventually("it warms up", loading.exists)
+        os.kill(worker.process.pid, signal.SIGTERM)
+        assert exit_code(worker, within=3) == 0
