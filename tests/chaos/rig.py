@@ -83,7 +83,7 @@ class Worker:
         """The pid of the process that runs the models; None between two."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.pid).children():
-                if child.status() != psutil.STATUS_ZOMBIE:
+                if _alive(child.pid):
                     return child.pid
         return None
 
@@ -211,10 +211,15 @@ class Rig:
             return {w.pid for w in workers.alive(connection, self.pool) if w.ready_at}
 
     def kill(self, *pids: int | None) -> bool:
-        """SIGKILL; whether any of them was there."""
-        killed = [send(signal.SIGKILL, pid) for pid in pids]
-        self.kills += sum(killed)
-        return any(killed)
+        """SIGKILL; whether any of them was there. Returns when they are dead.
+
+        The memory of a large process is freed before its end is seen: until then a dead
+        supervisor passes for one that still has its child, and does not mourn it any more.
+        """
+        killed = [pid for pid in pids if send(signal.SIGKILL, pid)]
+        self.kills += len(killed)
+        self.until("the killed are dead", lambda: not any(map(_alive, killed)))
+        return bool(killed)
 
     def arm(self, point: str, number: signal.Signals) -> None:
         """Whoever reaches the point of `workers.faults` next gets the signal."""
@@ -287,6 +292,13 @@ def send(number: signal.Signals, pid: int | None) -> bool:
         if pid is not None:
             os.kill(pid, number)
             return True
+    return False
+
+
+def _alive(pid: int) -> bool:
+    """Whether it is there and not just waiting to be reaped."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
 
 
