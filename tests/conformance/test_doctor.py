@@ -183,7 +183,7 @@ class TestBroker:
         settings = Settings(broker_url=url, broker_timeout=0.2)
         started = time.monotonic()
         finding = list(examine(settings, database, store))[-1]
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         assert (finding.check, finding.level) == ("broker", PROBLEM)
         assert "HEADRACE_BROKER_URL" in finding.mend
         assert "hush" not in finding.what
@@ -196,9 +196,11 @@ class TestBroker:
         assert waiting.what == "pool doctor: 2 tickets wait"
 
     def test_queues_of_rabbitmq(self, rabbitmq_url: str) -> None:
-        assert [each.level for each in self.check(rabbitmq_url)] == [OK, OK]
         with Connection(rabbitmq_url) as connection:
             channel = connection.default_channel
+            DEAD_LETTERS(channel).declare()
+            DEAD_LETTERS(channel).purge()  # the node is shared
+            assert [each.level for each in self.check(rabbitmq_url)] == [OK, OK]
             first, *others = queues("doctor")
             Queue(first.name, queue_arguments={"x-queue-type": "classic"})(channel).declare()
             for queue in others:
@@ -209,7 +211,6 @@ class TestBroker:
             channel.queue_delete(first.name)
             levels = [each.level for each in self.check(rabbitmq_url, served=True)]
             assert levels == [OK, *[WARNING] * 3, OK], "nobody listens to any"
-            DEAD_LETTERS(channel).declare()
             connection.Producer().publish({}, exchange="", routing_key=DEAD_LETTERS.name)
             dead = DEAD_LETTERS(channel)
             while not dead.queue_declare(passive=True).message_count:

@@ -47,6 +47,9 @@ class Handler:
             return Retry(float(argument), "not now")
         if op == "sleep":
             time.sleep(float(argument))
+        if op == "until":
+            while not pathlib.Path(argument).exists():
+                time.sleep(0.01)
         if op == "note":
             with pathlib.Path(argument).open("a") as notes:
                 notes.write(f"{value}\n")

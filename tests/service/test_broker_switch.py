@@ -36,7 +36,7 @@ def test_the_broker_is_switched_under_load(
                 found = old.database.ask(lambda connection: workers.alive(connection, old.pool))
                 return sum(worker.ready_at is not None for worker in found)
 
-            eventually("the new worker is ready", lambda: ready() == 2, seconds=30)
+            eventually("the new worker is ready", lambda: ready() == 2)
             # Producers there; then what is left of the old side drains.
             shared = {k: v for k, v in old.settings.items() if k in ("database_url", "store_url")}
             with Client(broker_url=rabbitmq_url, **shared) as producer:

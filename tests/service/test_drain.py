@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.job import JobId
-from tests.service.rig import Rig, eventually, rig
+from tests.service.rig import WAIT, Rig, eventually, rig
 
 LEFT = 131
 
@@ -37,11 +37,9 @@ def run_for(worker: Rig, seconds: float) -> list[JobId]:
     return ids
 
 
-def exit_code(worker: Rig, within: float) -> int | None:
+def exit_code(worker: Rig, within: float = WAIT) -> int | None:
     assert worker.process is not None
-    started = time.monotonic()
-    eventually("it has left", lambda: worker.process.exit_code is not None, seconds=within + 1)
-    assert time.monotonic() - started < within
+    eventually("it has left", lambda: worker.process.exit_code is not None, seconds=within)
     return worker.process.exit_code
 
 
@@ -57,17 +55,17 @@ def test_it_finishes_the_running_batch_and_gives_the_rest_back_at_once(
 ) -> None:
     """Also where the signal reaches every process of the service, as from systemd."""
     worker.start()
-    worker.client.results(worker.submit("echo", range(8)), timeout=15)  # known to be quick
-    running = run_for(worker, 2)
-    staged, waiting = worker.submit("echo", range(4)), worker.submit("echo", range(3))
-    eventually("a full batch is staged", lambda: set(staged) < set(worker.on_device()))
-    eventually("more is claimed", lambda: worker.states(waiting) == {"running": 3})
-    assert worker.process is not None
-    for pid in (worker.child(), worker.process.pid):
-        os.kill(pid, number)
-    eventually("what waits is given back", lambda: unblamed(worker, waiting), seconds=1)
-    assert worker.states(running) == {"running": 1}
-    assert exit_code(worker, within=6) == 0
+    worker.client.results(worker.submit("echo", range(8)), timeout=60)  # known to be quick
+    with worker.held("echo") as running:
+        staged, waiting = worker.submit("echo", range(4)), worker.submit("echo", range(3))
+        eventually("a full batch is staged", lambda: set(staged) < set(worker.on_device()))
+        eventually("more is claimed", lambda: worker.states(waiting) == {"running": 3})
+        assert worker.process is not None
+        for pid in (worker.child(), worker.process.pid):
+            os.kill(pid, number)
+        eventually("what waits is given back", lambda: unblamed(worker, waiting), seconds=8)
+        assert worker.states(running) == {"running": 1}
+    assert exit_code(worker) == 0
     assert worker.states(running) == {"succeeded": 1}
     assert unblamed(worker, [*staged, *waiting])
     assert "ended with" not in worker.log()
@@ -75,7 +73,7 @@ def test_it_finishes_the_running_batch_and_gives_the_rest_back_at_once(
 
 @pytest.mark.parametrize(
     ("numbers", "grace"),
-    [([signal.SIGQUIT], 30.0), ([signal.SIGTERM, signal.SIGINT], 30.0), ([signal.SIGTERM], 0.5)],
+    [([signal.SIGQUIT], 50.0), ([signal.SIGTERM, signal.SIGINT], 50.0), ([signal.SIGTERM], 0.5)],
 )
 def test_it_leaves_in_the_middle_of_a_batch(
     worker: Rig, numbers: list[signal.Signals], grace: float
@@ -83,12 +81,12 @@ def test_it_leaves_in_the_middle_of_a_batch(
     """At SIGQUIT, at a second signal, and at the end of the grace period."""
     worker.settings["grace"] = grace
     worker.start()
-    running = run_for(worker, 60)
+    running = run_for(worker, 3600)
     assert worker.process is not None
     for number in numbers:
         os.killpg(worker.process.pid, number)  # as a terminal does
         time.sleep(0.2)
-    assert exit_code(worker, within=4) == LEFT
+    assert exit_code(worker, within=25) == LEFT
     assert unblamed(worker, running)
 
 
@@ -103,7 +101,7 @@ def test_a_child_that_is_told_alone_is_replaced(local: Rig) -> None:
     second = local.child()
     running = run_for(local, 2)
     os.kill(second, signal.SIGQUIT)
-    (job,) = local.client.wait(running, timeout=15)
+    (job,) = local.client.wait(running, timeout=60)
     assert (job.state, job.deaths) == ("succeeded", 0)
     assert local.child() != second
     assert "was told to leave at once" not in local.log()
@@ -115,12 +113,12 @@ def test_it_leaves_while_the_broker_is_away_and_while_it_warms_up(
     with rig(tmp_path, database_url, "redis://127.0.0.1:1/0", broker_timeout=0.5) as worker:
         worker.push("echo")
         worker.start()
-        worker.client.results(worker.submit("echo", range(4)), timeout=15)
+        worker.client.results(worker.submit("echo", range(4)), timeout=60)
         os.kill(worker.process.pid, signal.SIGTERM)
-        assert exit_code(worker, within=6) == 0
+        assert exit_code(worker) == 0
         loading = tmp_path / "loading"
         worker.push("slow", loading=loading)
         worker.launch()
         eventually("it warms up", loading.exists)
         os.kill(worker.process.pid, signal.SIGTERM)
-        assert exit_code(worker, within=3) == 0
+        assert exit_code(worker, within=20) == 0

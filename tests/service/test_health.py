@@ -52,11 +52,10 @@ def test_one_that_drains_is_live_and_not_ready(
     monkeypatch.setenv("TMPDIR", str(worker.folder))
     worker.start()
     assert says(worker, "check")[0] == 0
-    running = worker.submit("echo", [0], op="sleep 5")
-    eventually("it runs", lambda: worker.states(running) == {"running": 1})
-    os.kill(worker.child(), signal.SIGTERM)
-    eventually("it drains", lambda: "is draining" in says(worker, "check")[1], seconds=5)
-    assert says(worker, "live") == (0, "1 alive\n")
+    with worker.held("echo"):
+        os.kill(worker.child(), signal.SIGTERM)
+        eventually("it drains", lambda: "is draining" in says(worker, "check")[1])
+        assert says(worker, "live") == (0, "1 alive\n")
 
 
 @pytest.mark.parametrize(("share", "deaths"), [(0.95, 0), (2.0, 1)])
@@ -72,7 +71,7 @@ def test_a_worker_that_grows_is_replaced(worker: Rig, share: float, deaths: int)
     flag = worker.folder / "grown"
     grow = int(share * limit) - used
     (greedy,) = worker.submit("echo", [1], op=f"grow-once {grow} {flag}")
-    job = worker.client.wait(greedy, timeout=30)
+    job = worker.client.wait(greedy, timeout=60)
     assert (job.error, job.deaths) == (None, deaths)
     eventually("another one is there", lambda: worker.running_child() not in (None, first))
     assert "HEADRACE_WORKER_MEMORY" in worker.log()

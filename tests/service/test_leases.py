@@ -14,7 +14,7 @@ from headrace.db.tables import packs
 from headrace.stack.process import Process
 from tests.service.rig import Rig, eventually, rig
 
-LEASE = 1.0
+LEASE = 1.5
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def worker(tmp_path: Path, postgresql_url: str, redis_url: str) -> Iterator[Rig]
 
 
 def done_once(worker: Rig, ids: list, values: list[int], deaths: int) -> None:
-    results = worker.client.results(ids, timeout=20)
+    results = worker.client.results(ids, timeout=60)
     assert [int(result["value"]) for result in results] == [2 * value for value in values]
     assert worker.committed() == dict.fromkeys(ids, 1)
     assert {worker.client.get(id).deaths for id in ids} == {deaths}
@@ -42,7 +42,7 @@ def nothing_unaccounted_for(worker: Rig) -> bool:
 def test_a_worker_paused_past_its_lease_finishes_and_publishes_nothing(worker: Rig) -> None:
     """With its supervisor, as a suspended machine is; another one takes its work."""
     worker.start()
-    ids = worker.submit("echo", [3], op="sleep 1.5")
+    ids = worker.submit("echo", [3], op=f"sleep {1.5 * LEASE}")
     eventually("it is on the device", lambda: worker.on_device() == ids)
     assert worker.process is not None
     paused, first = worker.process.pid, worker.child()
@@ -69,7 +69,7 @@ def test_a_worker_paused_past_its_lease_finishes_and_publishes_nothing(worker: R
 def test_a_lapse_that_nobody_used_is_forgiven(worker: Rig) -> None:
     """Both processes are paused past the lease, and no sweeper is alive meanwhile."""
     worker.start()
-    ids = worker.submit("echo", [3], op="sleep 1.5")
+    ids = worker.submit("echo", [3], op=f"sleep {1.5 * LEASE}")
     eventually("it is on the device", lambda: worker.on_device() == ids)
     assert worker.process is not None
     first = worker.child()

@@ -14,8 +14,8 @@ from tests.service.rig import Rig, eventually, rig
 
 @pytest.fixture
 def worker(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Rig]:
-    # The poll is a minute away: whatever is done soon was done for a ticket.
-    with rig(tmp_path, database_url, redis_url, poll=60.0) as worker:
+    # The poll is an hour away: whatever is done soon was done for a ticket.
+    with rig(tmp_path, database_url, redis_url, poll=3600.0) as worker:
         worker.push("echo", max_records=8)
         worker.start()
         yield worker
@@ -51,7 +51,7 @@ def events(worker: Rig) -> Iterator[list[dict[str, Any]]]:
 def test_a_ticket_is_received_started_and_succeeds_and_reads_well(
     worker: Rig, events: list[dict[str, Any]]
 ) -> None:
-    worker.client.results(worker.submit("echo", range(5)), timeout=10)
+    worker.client.results(worker.submit("echo", range(5)), timeout=60)
     eventually("it succeeds", lambda: [e for e in events if e["type"] == "task-succeeded"])
     of_tickets = {event["type"]: event for event in events if "uuid" in event}
     received = of_tickets["task-received"]
@@ -63,14 +63,14 @@ def test_a_ticket_is_received_started_and_succeeds_and_reads_well(
     assert succeeded["uuid"] == received["uuid"]
     assert "5 jobs, " in succeeded["result"]
     assert " ms on the device" in succeeded["result"]
-    assert 0 < succeeded["runtime"] < 10
+    assert 0 < succeeded["runtime"] < 60
 
 
 def test_every_ticket_ends_also_those_that_found_nothing_due(
     worker: Rig, events: list[dict[str, Any]]
 ) -> None:
     ids = [id for n in range(30) for id in worker.submit("echo", [n])]
-    worker.client.results(ids, timeout=10)
+    worker.client.results(ids, timeout=60)
 
     def of(kind: str) -> set[str]:
         return {event["uuid"] for event in list(events) if event["type"] == kind}
