@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-WAIT = 20.0
+WAIT = 60.0
 """Seconds within which anything must happen, on a busy machine too."""
 
 

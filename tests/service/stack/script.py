@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--fail", action="store_true")
     options = parser.parse_args()
     stack = StackUnderTest(
-        options.directory, flower=options.flower, workers=options.workers, timeout=30
+        options.directory, flower=options.flower, workers=options.workers, timeout=60
     )
     stack.behaviour = options.stub
     with stack:

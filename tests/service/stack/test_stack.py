@@ -26,7 +26,7 @@ def pids(stack: Stack) -> list[int]:
     return [process.pid for process in stack.processes.values()]
 
 
-def stub(directory: Path, behaviour: str, *, timeout: float = 30) -> Stack:
+def stub(directory: Path, behaviour: str, *, timeout: float = 60) -> Stack:
     stack = StackUnderTest(directory, flower=False, workers=1, timeout=timeout)
     stack.behaviour = behaviour
     return stack
@@ -86,7 +86,7 @@ class TestWhileItRuns:
 class TestDevices:
     def test_each_worker_serves_all_of_them(self, directory: Path) -> None:
         devices = ["cuda:0", "cuda:1", "cuda:0"]
-        stack = StackUnderTest(directory, flower=False, workers=2, devices=devices, timeout=30)
+        stack = StackUnderTest(directory, flower=False, workers=2, devices=devices, timeout=60)
         stack.behaviour = "good"
         with stack:
             with Database(stack.settings["database_url"]).read() as connection:
@@ -200,8 +200,8 @@ class TestFailedStart:
         assert "an old story" not in str(caught.value)
 
     def test_a_part_that_is_never_ready_is_given_up(self, directory: Path) -> None:
-        stack = stub(directory, "never-ready", timeout=2)
-        with pytest.raises(StackError, match="worker-1 was not ready after 2 s"):
+        stack = stub(directory, "never-ready", timeout=3)
+        with pytest.raises(StackError, match="worker-1 was not ready after 3 s"):
             stack.__enter__()
         assert all(map(gone, pids(stack)))
 
@@ -209,7 +209,7 @@ class TestFailedStart:
         with stub(directory, "good"):
             pass  # its lease has a minute to run
         with pytest.raises(StackError, match="not ready"):
-            stub(directory, "never-ready", timeout=1).__enter__()
+            stub(directory, "never-ready", timeout=2).__enter__()
 
     def test_a_port_that_is_taken_meanwhile_is_changed(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch
