@@ -3,6 +3,7 @@ that the unit tests need no server's client."""
 
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,14 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.rabbitmq import Node
+
+
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """SIGHUP as it is by default, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from headrace.stack.interrupts import Interrupts
 
 
 @pytest.fixture
-def interrupts() -> Iterator[Interrupts]:
+def interrupts(hangup: None) -> Iterator[Interrupts]:
     before = signal.getsignal(signal.SIGTERM)
     with Interrupts() as interrupts:
         yield interrupts

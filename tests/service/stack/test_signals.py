@@ -19,6 +19,7 @@ from headrace.stack import Stack
 from tests.service.stack.processes import WAIT, eventually, gone, worker_pids
 
 
+@pytest.mark.usefixtures("hangup")
 class TestSignals:
     """A whole process with a stack in it, ended from outside."""
 
