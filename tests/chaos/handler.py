@@ -23,8 +23,8 @@ class Handler:
         if op == "hang":
             time.sleep(3600)
         if op == "swell":
-            hoard = []
-            while True:
-                hoard.append(bytearray(b"x") * (64 << 20))
-                time.sleep(0.05)
+            # Over the bound, but not over what the machine has.
+            hoard = [bytearray(b"x") * (64 << 20) for _ in range(10)]
+            time.sleep(3600)
+            return len(hoard)
         return {"sum": zlib.crc32(f"{n} {text}".encode()), "text": text[::-1]}

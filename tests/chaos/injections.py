@@ -16,11 +16,13 @@ import sqlalchemy as sa
 from kombu import Connection
 
 from headrace.broker import queues
+from headrace.db.packs import given_up
 from headrace.db.tables import jobs, packs
 from headrace.settings import load_settings
 from headrace.sweeper import Sweeper
 from tests.chaos.load import Load
-from tests.chaos.rig import LEASE, Rig, send
+from tests.chaos.rig import LEASE, Rig
+from tests.chaos.worker import send
 from tests.conformance import s3_faults
 
 CHILD_POINTS = ("claimed", "acked", "staged", "on_device", "storing", "stored", "finished")
@@ -61,7 +63,7 @@ def kill_at_each_line(rig: Rig, load: Load) -> None:
                 rig.until("a child dies", lambda: rig.kill(rig.rng.choice(rig.workers).child()))
             pid = rig.struck(point)
             if number == signal.SIGKILL:
-                rig.kills += pid is not None
+                rig.kills += 1
             else:
                 rig.kill(*(w.pid for w in rig.workers if w.child() == pid), pid)
 
@@ -92,7 +94,7 @@ def sweep_packs(rig: Rig, load: Load) -> None:
             swept = connection.execute(
                 sa.update(packs)
                 .where(packs.c.state == "writing")
-                .values(state="deleted")
+                .values(**given_up())
                 .returning(packs.c.key)
             ).scalars()
         rig.store.delete(swept)
@@ -159,11 +161,12 @@ def many_sweepers(rig: Rig, load: Load) -> None:
     """Eight more sweepers that hardly pause, and workers that die without a supervisor."""
     # Their period comes from their lease. That of the workers stays what it was.
     eager = load_settings(**rig.settings | {"lease": 0.3})
+    sweepers = [Sweeper(rig.database, rig.store, eager) for _ in range(8)]
     over = threading.Event()
     with ThreadPoolExecutor(8) as pool:
         try:
-            for _ in range(8):
-                pool.submit(Sweeper(rig.database, eager).run, over)
+            for sweeper in sweepers:
+                pool.submit(sweeper.run, over)
             for _ in range(2 if rig.short else 6):
                 time.sleep(rig.rng.uniform(0.5, 1))
                 rig.staff()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import sqlalchemy as sa
 from kombu import Connection
@@ -15,21 +16,28 @@ from headrace.broker import queues
 from headrace.db.tables import jobs, now, packs, workers
 from headrace.errors import HeadraceError
 from headrace.job import TERMINAL, JobId, JobState
+from headrace.settings import load_settings
 from headrace.storage.packs import scan
+from headrace.sweeper import Sweeper
 from tests.chaos.load import Load
 from tests.chaos.records import GOOD, Record
 from tests.chaos.rig import Rig
 
-FAILS_WITH: Mapping[str, frozenset[str]] = {
-    "raise": frozenset({"model_error"}),
-    "crash": frozenset({"quarantined"}),
-    "hang": frozenset({"quarantined"}),
-    "swell": frozenset({"quarantined"}),
+FAILS_WITH: Mapping[str, tuple[str, str]] = {
+    "raise": ("model_error", "no record {n}, please"),
+    "crash": ("quarantined", "was killed by SIGSEGV"),
+    "hang": ("quarantined", "over its limit of"),
+    "swell": ("quarantined", "in HEADRACE_WORKER_MEMORY"),
 }
-"""The error codes that a poisoned record may end with, by what it does."""
+"""What a poisoned record ends with, by what it does: its error's code, and words of its message."""
 
 _SHOWN = 5
 _READ_AT_ONCE = 500
+_SWEEPS = 50
+_EAGER = {"lease": 0.6}
+"""Of a sweeper that sweeps five times a second."""
+_LONG = 24 * 3600.0
+"""Seconds after which nothing waits any more for somebody who may come back."""
 
 
 @dataclass
@@ -73,31 +81,75 @@ def judge(rig: Rig, load: Load) -> Verdict:
     succeeded = {id: r for id, r in known.items() if rows[id].state == JobState.SUCCEEDED}
     _judge_what_clients_read(rig, succeeded, verdict)
     _judge_packs(rig, rows, succeeded, verdict)
-    verdict.complain("wrong", "left over", leftovers(rig))
+    verdict.complain("wrong", "left over", _after_a_day(rig))
     verdict.complain("wrong", "noticed on the way", rig.problems)
+    if not verdict.complaints:
+        verdict.complain("wrong", "left when all jobs were too old", _after_retention(rig))
     return verdict
 
 
-def leftovers(rig: Rig) -> list[str]:
-    """What nobody needs any more, or is not where a row says it is."""
+def unfinished(rig: Rig) -> list[str]:
+    """What workers have still to do when every job has ended."""
+    lapsed = sa.select(workers.c.id).where(
+        workers.c.stopped_at.is_(None), workers.c.lease_until <= now()
+    )
+    writing = sa.select(packs.c.key).where(
+        packs.c.state == "writing", packs.c.worker_id.is_not(None)
+    )
     with rig.database.read() as connection:
-        leases = connection.execute(
-            sa.select(workers.c.id).where(
-                workers.c.stopped_at.is_(None), workers.c.lease_until <= now()
-            )
-        )
-        left = [f"lease of {id}" for id in leases.scalars()]
+        left = [f"lapsed lease {id}" for id in connection.execute(lapsed).scalars()]
+        left += [f"writing pack {key}" for key in connection.execute(writing).scalars()]
+    return left + ["ticket"] * tickets(rig)
+
+
+def _after_a_day(rig: Rig) -> list[str]:
+    """What nobody needs, or is not where a row says it is, when writers are given up for dead."""
+    with rig.database.write() as connection:
+        earlier = {name: packs.c[name] - _LONG for name in ("created_at", "delete_at")}
+        connection.execute(sa.update(packs).values(**earlier))
+    return _swept(rig, partial(_litter, rig))
+
+
+def _litter(rig: Rig) -> list[str]:
+    with rig.database.read() as connection:
+        held = connection.execute(sa.select(workers.c.id).where(workers.c.stopped_at.is_(None)))
+        left = [f"lease {id}" for id in held.scalars()]
         found = connection.execute(sa.select(packs.c.key, packs.c.state)).all()
         inputs = connection.execute(sa.select(jobs.c.input_key).distinct()).scalars()
         named = set(inputs) - {None}
     objects = {info.key for info in rig.store.list()} - rig.model_objects
     live = {pack.key for pack in found if pack.state == "live"}
-    left += [f"{pack.state} pack {pack.key}" for pack in found if pack.state == "writing"]
-    # Nothing removes them yet.
-    objects -= {pack.key for pack in found if pack.state == "deleted"}
+    left += [f"{pack.state} pack {pack.key}" for pack in found if pack.state != "live"]
     left += [f"row without its object {key}" for key in sorted((live | named) - objects)]
     left += [f"object without a row {key}" for key in sorted(objects - live - named)]
     return left + ["ticket"] * tickets(rig)
+
+
+def _after_retention(rig: Rig) -> list[str]:
+    """What is there when every job ended too long ago: packs that count their jobs wrongly."""
+    with rig.database.write() as connection:
+        connection.execute(sa.update(jobs).values(finished_at=jobs.c.finished_at - _LONG))
+    return _swept(rig, partial(_remains, rig), retention=0.01)
+
+
+def _remains(rig: Rig) -> list[str]:
+    with rig.database.read() as connection:
+        ids = connection.execute(sa.select(jobs.c.id)).scalars()
+        left = [f"job {id}" for id in ids]
+        found = connection.execute(sa.select(packs.c.key, packs.c.jobs)).all()
+    left += [f"pack {pack.key}, of {pack.jobs} jobs" for pack in found]
+    objects = {info.key for info in rig.store.list()} - rig.model_objects
+    return left + [f"object {key}" for key in sorted(objects)]
+
+
+def _swept(rig: Rig, left: Callable[[], list[str]], **settings: object) -> list[str]:
+    """What is left after as many sweeps as it takes, for each does what it has time for."""
+    sweeper = Sweeper(rig.database, rig.store, load_settings(**rig.settings | _EAGER | settings))
+    for _ in range(_SWEEPS):
+        rig.until("a sweep", lambda: sweeper.sweep() is not None)
+        if not (found := left()):
+            break
+    return found
 
 
 def tickets(rig: Rig) -> int:
@@ -133,7 +185,10 @@ def _ended_well(id: JobId, record: Record, row: sa.Row, load: Load) -> bool:
         return False
     if record.op == GOOD:
         return row.state == JobState.SUCCEEDED
-    return row.state == JobState.FAILED and row.error_code in FAILS_WITH[record.op]
+    code, words = FAILS_WITH[record.op]
+    return (row.state, row.error_code) == (JobState.FAILED, code) and (
+        words.format(n=record.n) in row.error_message
+    )
 
 
 def _judge_what_clients_read(rig: Rig, succeeded: Mapping[JobId, Record], verdict: Verdict) -> None:

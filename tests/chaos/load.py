@@ -14,7 +14,7 @@ from headrace.db.tables import jobs
 from headrace.errors import DatabaseUnavailable
 from headrace.job import TERMINAL, JobId
 from tests.chaos.records import GOOD, TENANTS, Record, Submission, submissions
-from tests.chaos.rig import MODEL, Rig
+from tests.chaos.rig import MODEL, Late, Rig
 
 _AHEAD, _AHEAD_IN_SHORT = 400, 150
 """Jobs that wait or run, at most, for producers to go on: enough to keep every worker busy."""
@@ -66,19 +66,19 @@ class Load:
             thread.start()
 
     def finish(self, timeout: float) -> None:
-        """Have the producers, and whoever holds tickets of theirs, come to an end."""
+        """Have the producers, and whoever holds tickets of theirs, come to an end. Raises Late."""
         self._stopping.set()
         end = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
+        self._rig.problems += [f"a producer failed: {error!r}" for error in self.errors]
         if any(thread.is_alive() for thread in self._threads):
-            self._rig.problems.append(f"the producers were not done within {timeout:g} s")
+            raise Late(f"not within {timeout:g} s: the producers are done")
         for client in self._clients.values():
             client.close()
-        self._rig.problems += [f"a producer failed: {error!r}" for error in self.errors]
 
     def until_more(self, jobs: int, seconds: float = 60) -> None:
-        """Wait until so many more have ended."""
+        """Wait until so many more have ended. Raises Late."""
         until = self.done + jobs
         self._rig.until(f"{jobs} more jobs have ended", lambda: self.done >= until, seconds)
 
@@ -96,6 +96,9 @@ class Load:
             self._lone.wait(id, timeout=_LONE_SECONDS)
             worst = max(worst, time.monotonic() - started)
         return worst
+
+    def __str__(self) -> str:
+        return f"the load: {self.done} of {len(self.submitted)} jobs have ended; {self.errors}"
 
     def abort(self) -> None:
         """Leave everything as it is."""
@@ -153,6 +156,8 @@ class Load:
                         self.unsure += len(submission.records)
                     return []
                 time.sleep(0.1)
+        with self._lock:
+            self.unsure += len(submission.records)
         return []
 
     def _watch(self) -> None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import secrets
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import sqlalchemy as sa
 
 from headrace.db import workers
 from headrace.db.engine import Database
 from headrace.db.migrate import upgrade
+from headrace.db.tables import jobs
 from headrace.direct import connect
 from headrace.errors import HeadraceError
 from headrace.registry import golden, versions
@@ -30,14 +28,13 @@ from headrace.registry.package import Package, read_package, write_manifest
 from headrace.service import Service
 from headrace.settings import load_settings
 from headrace.signature import Field, Signature
-from headrace.stack.process import Process
 from headrace.storage import open_store
 from tests.chaos.proxy import Link, link, tcp, unix
 from tests.chaos.records import Record
 from tests.chaos.servers import Servers
+from tests.chaos.worker import ROOT, Worker, alive, send, stands_still
 from tests.postgresql import fresh_database
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = "chaos"
 LEASE = 3.0
 _HANDLER = Path(__file__).with_name("handler.py")
@@ -46,65 +43,13 @@ _SIGNATURE = Signature(
     (Field("n", "int64"), Field("op", "string"), Field("text", "string")),
     (Field("sum", "int64"), Field("text", "string")),
 )
+_BOOT_SECONDS = 120
+_COUNTS = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
 _T = TypeVar("_T")
 
 
-class Worker:
-    """A supervisor and its child. `Rig.staff` starts it again, as an operator would."""
-
-    def __init__(self, folder: Path, name: str, environment: Mapping[str, str]) -> None:
-        self.name = name
-        self._log = folder / f"{name}.log"
-        self._environment = environment
-        self._processes: list[Process] = []
-        self.start()
-
-    def start(self) -> None:
-        self._processes.append(
-            Process(
-                self.name,
-                [sys.executable, "-m", "workers"],
-                log=self._log,
-                cwd=ROOT,
-                env=os.environ | self._environment,
-            )
-        )
-
-    @property
-    def pid(self) -> int:
-        """The supervisor's."""
-        return self._processes[-1].pid
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._processes[-1].exit_code
-
-    def child(self) -> int | None:
-        """The pid of the process that runs the models; None between two."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.pid).children():
-                if _alive(child.pid):
-                    return child.pid
-        return None
-
-    def send(self, number: signal.Signals) -> None:
-        """Signal both."""
-        for pid in (self.pid, self.child()):
-            send(number, pid)
-
-    def drain(self) -> None:
-        """Ask it to leave."""
-        send(signal.SIGTERM, self.pid if self.exit_code is None else None)
-
-    def stop(self) -> None:
-        """Kill it and whatever is left of those before it."""
-        sessions = {process.pid for process in self._processes}
-        for process in psutil.process_iter():
-            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if os.getsid(process.pid) in sessions:
-                    process.kill()
-        for process in self._processes:
-            process.stop(grace=0)
+class Late(Exception):
+    """Something did not come in time. That says nothing of what has come."""
 
 
 class Rig:
@@ -113,7 +58,7 @@ class Rig:
     rng: every choice of a scenario comes from here. short: whether it is to do only as much as
     the test suite has time for. without: the guard that workers lack. settings: what producers
     and judge use; workers differ where `hire` is told so. problems: what a scenario itself found
-    wrong.
+    wrong. late: what did not come in time.
     """
 
     def __init__(
@@ -141,6 +86,7 @@ class Rig:
         self.workers: list[Worker] = []
         self.kills = 0
         self.problems: list[str] = []
+        self.late: list[str] = []
         self._stack = stack
         self._faults = folder / "faults"
         self._faults.mkdir(parents=True)
@@ -155,7 +101,7 @@ class Rig:
             "pool": self.pool,
             "lease": LEASE,
             "poll": 0.5,
-            "grace": 10.0,
+            "grace": 30.0,
             # Of the records' sizes, some fit and some do not.
             "inline_input": 200,
             "inline_result": 150,
@@ -196,7 +142,8 @@ class Rig:
             new.append(Worker(self.folder, f"worker{number}", environment))
             self._stack.callback(new[-1].stop)
         self.workers += new
-        self.until("the workers take work", lambda: self.ready() >= {w.pid for w in new})
+        pids = {worker.pid for worker in new}
+        self.until("the workers take work", lambda: self.ready() >= pids, _BOOT_SECONDS)
         return new
 
     def staff(self) -> None:
@@ -218,7 +165,7 @@ class Rig:
         """
         killed = [pid for pid in pids if send(signal.SIGKILL, pid)]
         self.kills += len(killed)
-        self.until("the killed are dead", lambda: not any(map(_alive, killed)))
+        self.until("the killed are dead", lambda: not any(map(alive, killed)))
         return bool(killed)
 
     def arm(self, point: str, number: signal.Signals) -> None:
@@ -227,27 +174,41 @@ class Rig:
         order.write_text(number.name)
         order.rename(self._faults / point)
 
-    def struck(self, point: str) -> int | None:
-        """Wait until somebody got it. Their pid; None where nobody comes there."""
-        pattern = f"{point}.*.*"
-        self.until(f"somebody reaches {point!r}", lambda: list(self._faults.glob(pattern)))
-        (self._faults / point).unlink(missing_ok=True)
-        for taken in self._faults.glob(pattern):
-            taken.unlink()
-            return int(taken.name.split(".")[1])
-        return None
+    def struck(self, point: str) -> int:
+        """Wait until somebody got it, and stands still. Their pid. Raises Late."""
 
-    def until(self, what: str, holds: Callable[[], object], seconds: float = 30) -> bool:
-        """Wait for it. Where it does not come in time, that is a problem."""
+        def taken() -> list[Path]:
+            return list(self._faults.glob(f"{point}.*.*"))
+
+        try:
+            self.until(f"somebody reaches {point!r}", taken)
+        finally:
+            (self._faults / point).unlink(missing_ok=True)
+        (order,) = taken()
+        pid = int(order.name.split(".")[1])
+        # It takes the order first, and then reads it.
+        self.until(f"who reached {point!r} stands still", lambda: stands_still(pid))
+        order.unlink()
+        return pid
+
+    def until(self, what: str, holds: Callable[[], object], seconds: float = 60) -> None:
+        """Wait for it. Raises Late where it does not come in time."""
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(HeadraceError):
                 if holds():
-                    return True
+                    return
             if time.monotonic() > end:
-                self.problems.append(f"not within {seconds:g} s: {what}")
-                return False
+                raise Late(f"not within {seconds:g} s: {what}")
             time.sleep(0.02)
+
+    def __str__(self) -> str:
+        """The state of things, for whoever has nothing but the output."""
+        lines = [f"fault files: {sorted(path.name for path in self._faults.iterdir())}"]
+        with contextlib.suppress(HeadraceError), self.database.read() as connection:
+            counts = connection.execute(_COUNTS).all()
+            lines.append(f"jobs: {', '.join(f'{count} {state}' for state, count in counts)}")
+        return "\n".join([*lines, *map(str, self.workers)])
 
     def hire_behind_links(self) -> list[Link]:
         """A worker with a network of its own to each server."""
@@ -284,22 +245,6 @@ def rig(servers: Servers, folder: Path, seed: int, **what: object) -> Iterator[R
     shutil.rmtree(folder, ignore_errors=True)
     with ExitStack() as stack:
         yield Rig(servers, stack, folder, seed, **what)
-
-
-def send(number: signal.Signals, pid: int | None) -> bool:
-    """Signal a process of ours; whether it was there."""
-    with contextlib.suppress(ProcessLookupError):
-        if pid is not None:
-            os.kill(pid, number)
-            return True
-    return False
-
-
-def _alive(pid: int) -> bool:
-    """Whether it is there and not just waiting to be reaped."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def s3_settings(endpoint: str) -> dict[str, object]:

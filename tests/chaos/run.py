@@ -7,19 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.chaos.judge import judge, leftovers, unended
+from tests.chaos.judge import judge, unended, unfinished
 from tests.chaos.load import Load
-from tests.chaos.rig import LEASE, Rig, rig
+from tests.chaos.rig import Late, Rig, rig
 from tests.chaos.scenarios import Scenario
 from tests.chaos.servers import Servers
 
 _TELL_SECONDS = 0.5
 _PRODUCERS_SECONDS = 60.0
 _END_SECONDS = 90.0
-_REST_SECONDS = 5 * LEASE
-_DRAIN_SECONDS = 20.0
 _AT_ONCE = 1.5
 
 Tell = Callable[[str], None]
@@ -27,7 +26,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What ``build/chaos.json`` says of a scenario. complaints: what was wrong, in words."""
+    """What ``build/chaos.json`` says of a scenario.
+
+    late: what did not come in time, though it may come yet. complaints: what was wrong, in words.
+    """
 
     name: str
     broker: str
@@ -39,12 +41,13 @@ class Report:
     lost: int
     duplicated: int
     wrong: int
+    late: int
     seconds: float
     complaints: list[str]
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.duplicated or self.wrong)
+        return not (self.lost or self.duplicated or self.wrong or self.late)
 
 
 def run(
@@ -76,18 +79,20 @@ def run(
         time_limit=scenario.time_limit,
         settings=scenario.settings,
     ) as field:
-        field.hire(scenario.workers)
         load = Load(
             field, seed, jobs or (200 if short else scenario.jobs), scenario.poison, scenario.bell
         )
         try:
             with _telling(tell, field, load):
-                scenario.inject(field, load)
-                field.staff()
-                load.finish(_PRODUCERS_SECONDS)
-                _come_to_rest(field)
-                field.until("lone jobs are done at once", lambda: load.latency() < _AT_ONCE)
-                _drain(field)
+                for step in (
+                    partial(field.hire, scenario.workers),
+                    partial(scenario.inject, field, load),
+                    partial(load.finish, _PRODUCERS_SECONDS),
+                    partial(_come_to_rest, field),
+                    partial(_answer_at_once, field, load),
+                    partial(_drain, field),
+                ):
+                    _take(step, field, load)
         finally:
             load.abort()
         verdict = judge(field, load)
@@ -102,16 +107,31 @@ def run(
         lost=verdict.lost,
         duplicated=verdict.duplicated,
         wrong=verdict.wrong,
+        late=len(field.late),
         seconds=round(time.monotonic() - started, 1),
-        complaints=verdict.complaints,
+        complaints=[*field.late, *verdict.complaints],
     )
+
+
+def _take(step: Callable[[], object], rig: Rig, load: Load) -> None:
+    """The next ones have their say, too, where this one waits in vain."""
+    try:
+        step()
+    except Late as error:
+        rig.late.append(f"late: {error}\n{load}\n{rig}")
+        rig.servers.mend()
 
 
 def _come_to_rest(rig: Rig) -> None:
     """All jobs end, stale tickets are drained, sweeps clean up."""
     rig.staff()
     rig.until("every job has ended", lambda: not unended(rig), _END_SECONDS)
-    rig.until("nothing is left over", lambda: not leftovers(rig), _REST_SECONDS)
+    rig.until("nothing is unfinished", lambda: not unfinished(rig))
+
+
+def _answer_at_once(rig: Rig, load: Load) -> None:
+    """All is as before."""
+    rig.until("lone jobs are done at once", lambda: load.latency() < _AT_ONCE)
 
 
 def _drain(rig: Rig) -> None:
@@ -119,9 +139,7 @@ def _drain(rig: Rig) -> None:
     for worker in rig.workers:
         worker.drain()
     for worker in rig.workers:
-        rig.until(
-            f"{worker.name} has drained", lambda w=worker: w.exit_code is not None, _DRAIN_SECONDS
-        )
+        rig.until(f"{worker.name} has drained", lambda w=worker: w.exit_code is not None)
         if worker.exit_code:
             rig.problems.append(f"{worker.name} left with {worker.exit_code}")
 
