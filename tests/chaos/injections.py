@@ -22,7 +22,7 @@ from headrace.settings import load_settings
 from headrace.sweeper import Sweeper
 from tests.chaos.load import Load
 from tests.chaos.rig import LEASE, Rig
-from tests.chaos.worker import send
+from tests.chaos.worker import alive, children, send
 from tests.conformance import s3_faults
 
 CHILD_POINTS = ("claimed", "acked", "staged", "on_device", "storing", "stored", "finished")
@@ -236,8 +236,10 @@ def break_s3(rig: Rig, load: Load) -> None:
 def stop_postgresql(rig: Rig, number: signal.Signals) -> None:
     """SIGINT ends it in good order; SIGKILL is a crash."""
     server = rig.servers.postgresql
+    # It does not start before the last of those is gone that it started.
+    all_of_it = [server.process.pid, *children(server.process.pid)]
     os.kill(server.process.pid, number)
-    rig.until("PostgreSQL is down", lambda: server.process.exit_code is not None)
+    rig.until("PostgreSQL is down", lambda: not any(map(alive, all_of_it)))
     server.stop()
 
 

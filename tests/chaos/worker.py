@@ -49,11 +49,7 @@ class Worker:
 
     def child(self) -> int | None:
         """The pid of the process that runs the models; None between two."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.pid).children():
-                if alive(child.pid):
-                    return child.pid
-        return None
+        return next(filter(alive, children(self.pid)), None)
 
     def send(self, number: signal.Signals) -> None:
         """Signal both."""
@@ -99,6 +95,13 @@ def status(pid: int | None) -> str:
         if pid is not None:
             return psutil.Process(pid).status()
     return _GONE
+
+
+def children(pid: int) -> list[int]:
+    """Of a process that may be gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []
 
 
 def alive(pid: int) -> bool:
