@@ -121,8 +121,7 @@ def _litter(rig: Rig) -> list[str]:
     live = {pack.key for pack in found if pack.state == "live"}
     left += [f"{pack.state} pack {pack.key}" for pack in found if pack.state != "live"]
     left += [f"row without its object {key}" for key in sorted((live | named) - objects)]
-    left += [f"object without a row {key}" for key in sorted(objects - live - named)]
-    return left + ["ticket"] * tickets(rig)
+    return left + [f"object without a row {key}" for key in sorted(objects - live - named)]
 
 
 def _after_retention(rig: Rig) -> list[str]:

@@ -18,6 +18,8 @@ from tests.chaos.rig import MODEL, Late, Rig
 
 _AHEAD, _AHEAD_IN_SHORT = 400, 150
 """Jobs that wait or run, at most, for producers to go on: enough to keep every worker busy."""
+BULK = (10, 120)
+"""The fewest and the most records of a call that has many."""
 _SINGLES = 3
 _WATCH_SECONDS = 0.2
 _LONE_SECONDS = 10.0
@@ -56,7 +58,7 @@ class Load:
         self.errors: list[BaseException] = []
         self._lone = Client(transport=rig.service())
         self._clients = {tenant: self._client(tenant, bell) for tenant in TENANTS}
-        sizes = [(10, 120)] + [(1, 1)] * _SINGLES
+        sizes = [BULK] + [(1, 1)] * _SINGLES
         self._threads = [
             threading.Thread(target=self._produce, args=(seed, producer, size, poison), daemon=True)
             for producer, size in enumerate(sizes)

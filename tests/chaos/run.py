@@ -130,8 +130,9 @@ def _come_to_rest(rig: Rig) -> None:
 
 
 def _answer_at_once(rig: Rig, load: Load) -> None:
-    """All is as before."""
+    """All is as before, and no ticket of a job that was found without it is left."""
     rig.until("lone jobs are done at once", lambda: load.latency() < _AT_ONCE)
+    rig.until("nothing is unfinished", lambda: not unfinished(rig))
 
 
 def _drain(rig: Rig) -> None:
