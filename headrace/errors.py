@@ -4,6 +4,7 @@
 
     HeadraceError
     ├── InvalidInput            a record does not fit the model's signature
+    ├── InputChanged            a dataset's file is no longer the one that was planned
     ├── IdempotencyConflict     one key, two different payloads
     ├── IllegalTransition       job.py forbids the step
     ├── JobNotEnded             a job that is to be deleted still waits or runs
@@ -71,6 +72,12 @@ class InvalidInput(HeadraceError, ValueError):
     def under(self, prefix: str) -> InvalidInput:
         """The same complaint, seen from one level further out."""
         return InvalidInput(f"{prefix}.{self.field}", self.problem)
+
+
+class InputChanged(HeadraceError):
+    """A file of a dataset is not what it was at the plan; submit the dataset again."""
+
+    code = "input_changed"
 
 
 class IdempotencyConflict(HeadraceError):

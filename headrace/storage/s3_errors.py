@@ -68,8 +68,10 @@ BROKEN = (BotoCoreError, urllib3.exceptions.HTTPError)
 
 
 @contextlib.contextmanager
-def translated(bucket: str, key: str) -> Iterator[None]:
+def translated(bucket: str, key: str, of: str = "HEADRACE_STORE_URL") -> Iterator[None]:
     """Turn what boto3 raises in this block into an error of ours about `key`.
+
+    of: where the bucket's name comes from.
 
     Raises ObjectMissing, ObjectExists (412), Conflicting (409), RangeRefused (416),
     StoreUnavailable, ConfigError (no usable credentials), else StorageError.
@@ -77,36 +79,38 @@ def translated(bucket: str, key: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _of_answer(error.response, bucket, key) from error
+        raise _of_answer(error.response, bucket, key, of) from error
     except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
         raise ConfigError(
-            f"no credentials for bucket {bucket!r} of HEADRACE_STORE_URL: {error}; they come from "
+            f"no credentials for bucket {bucket!r} of {of}: {error}; they come from "
             "boto3's usual chain (AWS_* variables, ~/.aws, the role of the host or pod)"
         ) from error
     except ParamValidationError as error:
-        raise StorageError(key, f"bucket {bucket!r} of HEADRACE_STORE_URL: {error}") from error
+        raise StorageError(key, f"bucket {bucket!r} of {of}: {error}") from error
     except BROKEN as error:
         raise StoreUnavailable(f"object {key!r} in bucket {bucket!r}: {error}") from error
 
 
-def refusal(bucket: str, key: str, code: str, message: str) -> HeadraceError:
+def refusal(
+    bucket: str, key: str, code: str, message: str, of: str = "HEADRACE_STORE_URL"
+) -> HeadraceError:
     """One key's error in the answer to a request about many."""
     if code in _DENIED:
-        return StorageError(key, _denied(bucket, message))
+        return StorageError(key, _denied(bucket, message, of))
     if code in _PASSING:
         return StoreUnavailable(f"object {key!r} in bucket {bucket!r}: {code}: {message}")
     return StorageError(key, f"bucket {bucket!r} refused it: {code}: {message}")
 
 
-def _of_answer(answer: dict[str, Any], bucket: str, key: str) -> HeadraceError:
+def _of_answer(answer: dict[str, Any], bucket: str, key: str, of: str) -> HeadraceError:
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = str(answer.get("Error", {}).get("Code", status))
     message = str(answer.get("Error", {}).get("Message", ""))
     if code == "NoSuchBucket":
         return StorageError(
             key,
-            f"bucket {bucket!r} of HEADRACE_STORE_URL does not exist at this server; make it, or "
-            "correct HEADRACE_STORE_URL, HEADRACE_S3_ENDPOINT or HEADRACE_S3_ADDRESSING",
+            f"bucket {bucket!r} of {of} does not exist at this server; make it, or "
+            f"correct {of}, HEADRACE_S3_ENDPOINT or HEADRACE_S3_ADDRESSING",
         )
     if code in ("NoSuchUpload", "ConditionalRequestConflict") or status == 409:
         return Conflicting(f"object {key!r} in bucket {bucket!r}: {code}: {message}")
@@ -131,12 +135,12 @@ def _of_answer(answer: dict[str, Any], bucket: str, key: str) -> HeadraceError:
     if status == 429 or status >= 500:
         return StoreUnavailable(f"object {key!r} in bucket {bucket!r}: {code}: {message}")
     if status == 403 and code not in _PASSING:
-        return StorageError(key, _denied(bucket, f"{code}: {message}"))
-    return refusal(bucket, key, code, message)
+        return StorageError(key, _denied(bucket, f"{code}: {message}", of))
+    return refusal(bucket, key, code, message, of)
 
 
-def _denied(bucket: str, message: str) -> str:
+def _denied(bucket: str, message: str, of: str) -> str:
     return (
-        f"access to bucket {bucket!r} of HEADRACE_STORE_URL is denied ({message}); its credentials "
+        f"access to bucket {bucket!r} of {of} is denied ({message}); its credentials "
         "need s3:GetObject, PutObject, DeleteObject, ListBucket and AbortMultipartUpload"
     )

@@ -22,7 +22,18 @@ PUBLIC = [
     "load",
     "package_module",
 ]
-HEAVY = ["torch", "sqlalchemy", "celery", "kombu", "redis", "boto3", "alembic", "pydantic", "rich"]
+HEAVY = [
+    "torch",
+    "sqlalchemy",
+    "celery",
+    "kombu",
+    "redis",
+    "boto3",
+    "alembic",
+    "pydantic",
+    "rich",
+    "pyarrow",
+]
 
 
 def test_the_public_names_are_these() -> None:

@@ -1,0 +1,184 @@
+"""Results as files: a part file with the rows that succeeded, and one with the errors."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from headrace.datasets.arrays import JSON, arrow_type, to_column
+from headrace.datasets.columns import Columns, Records
+from headrace.datasets.formats import Compression, Format
+from headrace.datasets.rows import Reject
+from headrace.job import Done, Failed
+from headrace.signature import Signature
+
+
+def schema_of(signature: Signature, columns: Columns, read: pa.Schema) -> pa.Schema:
+    """A result's columns: the id (or ``file`` and ``row``), the carried ones, the outputs.
+
+    read: the schema the input is read with. Raises InvalidInput for what no column can hold.
+    """
+    kept = [read.field(name) for name in columns.kept]
+    if columns.id is None:
+        kept = [pa.field("file", pa.string()), pa.field("row", pa.int64()), *kept]
+    outputs = [
+        pa.field(field.name, arrow_type(field), metadata=JSON if field.dtype == "json" else None)
+        for field in signature.outputs
+    ]
+    return pa.schema([*kept, *outputs])
+
+
+def results(
+    signature: Signature,
+    columns: Columns,
+    schema: pa.Schema,
+    file: str,
+    records: Records,
+    outcomes: Sequence[Done | Failed],
+) -> tuple[pa.Table, list[Reject]]:
+    """What became of `records`: the rows to write, in order, and those that failed.
+
+    schema: of `schema_of`. file: the URI of the file they came from.
+    """
+    good = np.array([isinstance(outcome, Done) for outcome in outcomes], dtype=bool)
+    done = [outcome.outputs for outcome in outcomes if isinstance(outcome, Done)]
+    kept, numbers = records.kept.filter(pa.array(good)), records.numbers[good]
+    made: list[Any] = [kept.column(name) for name in columns.kept]
+    if columns.id is None:
+        made = [pa.repeat(file, len(numbers)), pa.array(numbers), *made]
+    made += [to_column(field, [row[field.name] for row in done]) for field in signature.outputs]
+    ids = [None] * len(good) if columns.id is None else records.kept[columns.id].to_pylist()
+    failed = [
+        Reject(int(number), outcome.code, outcome.message, id)
+        for number, outcome, id in zip(records.numbers, outcomes, ids, strict=True)
+        if isinstance(outcome, Failed)
+    ]
+    return pa.table(made, schema=schema), failed
+
+
+class Writer(Protocol):
+    """Writes a part file, which is whole when the block ends."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> object: ...
+    def write_table(self, table: pa.Table) -> None:
+        """Put these rows behind those that are there."""
+        ...
+
+
+def open_writer(
+    sink: BinaryIO, schema: pa.Schema, format: Format, compression: Compression
+) -> Writer:
+    """Writes into `sink`, which stays open. Parquet is compressed inside, with zstd."""
+    if format is Format.PARQUET:
+        parquet: Writer = pyarrow.parquet.ParquetWriter(sink, schema, compression="zstd")
+        return parquet
+    return _Text(sink, schema, format, compression)
+
+
+def write_errors(sink: BinaryIO, file: str, errors: Iterable[Reject]) -> None:
+    """A JSON line for each: ``file``, ``row`` (from 0), ``id`` if there is one, code, message."""
+    for error in errors:
+        id = {} if error.id is None else {"id": error.id}
+        said = {"file": file, "row": error.number, **id}
+        said |= {"code": error.code, "message": error.message}
+        sink.write(json.dumps(_plain(said), ensure_ascii=False).encode() + b"\n")
+
+
+class _Text:
+    """JSON lines or CSV, wrapped in a compression or not."""
+
+    def __init__(
+        self, sink: BinaryIO, schema: pa.Schema, format: Format, compression: Compression
+    ) -> None:
+        self._schema = schema
+        self._sink: Any = _Open(sink)
+        if compression:
+            self._sink = pa.CompressedOutputStream(pa.PythonFile(self._sink), compression.value)
+        self._csv = None
+        if format is Format.CSV:
+            flat = [pa.field(field.name, _flat(field.type)) for field in schema]
+            self._csv = pyarrow.csv.CSVWriter(self._sink, pa.schema(flat))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._csv is not None:
+            self._csv.close()
+        self._sink.close()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Put these rows behind those that are there."""
+        if self._csv is not None:
+            made = [_flattened(table.column(field.name), field) for field in self._schema]
+            self._csv.write_table(pa.table(made, names=table.column_names))
+            return
+        as_json = [field.name for field in self._schema if field.metadata == JSON]
+        lines = []
+        for row in table.to_pylist():
+            row |= {name: json.loads(row[name]) for name in as_json if row[name] is not None}
+            lines.append(json.dumps(_plain(row), ensure_ascii=False) + "\n")
+        self._sink.write("".join(lines).encode())
+
+
+class _Open(io.RawIOBase):
+    """What pyarrow may close, without closing the sink."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._sink.write(data)
+
+
+def _flat(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_nested(kind) or pa.types.is_binary(kind) else kind
+
+
+def _flattened(column: pa.ChunkedArray, field: pa.Field) -> Any:
+    """What CSV has no cells for, as text: lists as JSON, bytes as base64."""
+    if _flat(field.type) == field.type:
+        return column
+    values = (None if value is None else _plain(value) for value in column.to_pylist())
+    return pa.array(
+        [v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string()
+    )
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can say it: bytes as base64, numbers that are none as null."""
+    match value:
+        case dict():
+            return {name: _plain(one) for name, one in value.items()}
+        case list():
+            return [_plain(one) for one in value]
+        case float() if not math.isfinite(value):
+            return None
+        case bytes():
+            return base64.b64encode(value).decode()
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case bool() | int() | float() | str() | None:
+            return value
+        case _:
+            return str(value)
