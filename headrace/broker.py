@@ -129,6 +129,7 @@ class Bell:
         self._app.conf.broker_connection_timeout = settings.broker_timeout
         # One try: kombu's own would hold up a submission for seconds.
         self._app.conf.broker_transport_options["max_retries"] = 0
+        self._patience = settings.broker_timeout
         self._pause = settings.broker_pause
         self._silent_until = float("-inf")
 
@@ -146,23 +147,30 @@ class Bell:
         """
         if time.monotonic() < self._silent_until:
             return False
-        target = queue(pool, priority)
+        some = ids[: batch * _MAX_TICKETS]
+        tickets = [ticket(model, some[at : at + batch]) for at in range(0, len(some), batch)]
         try:
-            with self._app.producer_or_acquire() as producer:
-                for start in range(0, min(len(ids), batch * _MAX_TICKETS), batch):
-                    part = ids[start : start + batch]
-                    self._app.send_task(
-                        PREDICT,
-                        producer=producer,
-                        queue=target,
-                        retry=False,
-                        **ticket(model, part),
-                    )
+            self._publish(queue(pool, priority), tickets)
         except Exception as error:  # noqa: BLE001  # each broker library has errors of its own
             self._silent_until = time.monotonic() + self._pause
             _log.warning("broker unavailable, jobs wait for a poll: %s", error)
             return False
         return True
+
+    def _publish(self, target: Queue, tickets: Sequence[dict[str, Any]]) -> None:
+        """Once more where it fails at once: a connection may have been cut while it lay idle."""
+        began = time.monotonic()
+        for last in (False, True):
+            try:
+                with self._app.producer_or_acquire() as producer:
+                    for each in tickets:
+                        self._app.send_task(
+                            PREDICT, producer=producer, queue=target, retry=False, **each
+                        )
+                return
+            except Exception:  # each broker library has errors of its own
+                if last or time.monotonic() - began > self._patience / 2:
+                    raise
 
     def close(self) -> None:
         """Close the broker connections."""

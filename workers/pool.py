@@ -6,10 +6,12 @@ Celery keeps its stock strategy, so events, revoke, inspect and Flower work as e
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol
 
 from celery.concurrency.base import BasePool, apply_target
@@ -43,20 +45,26 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], Any]] = deque()
-        self._wake: Callable[[], Any] | None = None
+        self._posted = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    def connect(self, wake: Callable[[], Any]) -> None:
-        """`wake`, callable from any thread, gets `deliver` called in Celery's."""
-        self._wake = wake
+    def connect(self, hub: Any) -> None:
+        """Deliver in the loop of `hub`.
+
+        As a reader, not by its `call_soon`: an ack is one more `call_soon`, and what is called
+        from there waits until the loop wakes up again, up to seconds. With the prefetch full of
+        such acks the broker delivers nothing that could wake it.
+        """
+        hub.add_reader(self._posted, self.deliver)
 
     def post(self, calls: list[Callable[[], Any]]) -> None:
         """Have these called, in order: one wake-up for all of them."""
         self._calls.extend(calls)
-        if self._wake is not None:
-            self._wake()
+        os.eventfd_write(self._posted, 1)
 
     def deliver(self) -> None:
         """Call what was posted. One that fails costs its ticket's event, nothing else."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._posted)
         while self._calls:
             call = self._calls.popleft()
             try:
@@ -80,7 +88,7 @@ class BatchPool(BasePool):
     def register_with_event_loop(self, hub: Any) -> None:
         """Celery has a (new) connection and loop."""
         self._hub = hub
-        self.mailbox.connect(lambda: hub.call_soon(self.mailbox.deliver))
+        self.mailbox.connect(hub)
 
     def on_apply(
         self,

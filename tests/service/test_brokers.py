@@ -3,16 +3,20 @@
 The workers here look for jobs without a ticket once an hour: what runs was rung for.
 """
 
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from kombu import Connection
 
-from headrace.broker import DEAD_LETTERS, queues
-from headrace.job import JobState, Priority
+from headrace.broker import DEAD_LETTERS, Bell, queues
+from headrace.job import JobId, JobState, ModelKey, Priority
+from headrace.settings import Settings
+from tests.chaos.proxy import link
 from tests.service.rig import Rig, eventually, rig
 
 
@@ -36,6 +40,20 @@ def test_a_ticket_wakes_a_worker_that_would_not_look(running: Rig) -> None:
         assert running.client.result(job, timeout=60)["value"] == 2 * value
     many = running.submit("echo", range(500))
     assert {job.state for job in running.client.wait(many, timeout=60)} == {JobState.SUCCEEDED}
+
+
+def test_a_connection_that_was_cut_while_idle_silences_no_bell(broker_url: str) -> None:
+    server = urlsplit(broker_url)
+    with link(lambda: socket.create_connection((server.hostname, server.port))) as way:
+        netloc = f"{server.netloc.rpartition(':')[0]}:{way.port}"
+        settings = Settings(broker_url=server._replace(netloc=netloc).geturl())
+        with closing(Bell(settings)) as bell:
+            model, one = ModelKey("digits", 1), [JobId("1")]
+            assert bell.ring(model, "cut", Priority.NORMAL, one, 64)
+            way.reset()
+            assert bell.ring(model, "cut", Priority.NORMAL, one, 64)
+    with Connection(broker_url) as connection:
+        eventually("both tickets are there", lambda: _waiting(connection, "cut") >= 2)
 
 
 def test_tickets_of_every_priority_are_heard(running: Rig) -> None:

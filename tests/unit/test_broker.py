@@ -76,7 +76,7 @@ def test_a_broker_that_failed_is_left_alone_for_a_while(
 
     monkeypatch.setattr(bell._app, "send_task", broken)
     assert not ring(bell, 1000, 1)
-    assert len(calls) == 1
+    assert len(calls) == 2
     monkeypatch.setattr(bell._app, "send_task", working)
     clock.now += 4.9
     assert not ring(bell)
@@ -84,6 +84,23 @@ def test_a_broker_that_failed_is_left_alone_for_a_while(
     clock.now += 0.2
     assert ring(bell)
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize(("seconds", "rung"), [(0.0, True), (1.5, False)])
+def test_only_what_failed_at_once_is_tried_again(
+    bell: Bell, sent, clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: float, rung: bool
+) -> None:
+    working = bell._app.send_task
+
+    def cut(*args: object, **what: object) -> None:
+        monkeypatch.setattr(bell._app, "send_task", working)
+        clock.now += seconds
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(bell._app, "send_task", cut)
+    assert ring(bell) is rung
+    assert len(sent) == rung
+    assert ring(bell) is rung  # where it failed for good, the broker is left alone
 
 
 def test_a_ticket_reads_well_in_flower() -> None:
