@@ -6,7 +6,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import sqlalchemy as sa
 from kombu import Connection
@@ -33,11 +32,9 @@ FAILS_WITH: Mapping[str, tuple[str, str]] = {
 
 _SHOWN = 5
 _READ_AT_ONCE = 500
-_SWEEPS = 50
+_DAYS, _DAY = 50, 24 * 3600.0
 _EAGER = {"lease": 0.6}
 """Of a sweeper that sweeps five times a second."""
-_LONG = 24 * 3600.0
-"""Seconds after which nothing waits any more for somebody who may come back."""
 
 
 @dataclass
@@ -81,10 +78,11 @@ def judge(rig: Rig, load: Load) -> Verdict:
     succeeded = {id: r for id, r in known.items() if rows[id].state == JobState.SUCCEEDED}
     _judge_what_clients_read(rig, succeeded, verdict)
     _judge_packs(rig, rows, succeeded, verdict)
-    verdict.complain("wrong", "left over", _after_a_day(rig))
+    verdict.complain("wrong", "left over", _after_days(rig, _litter))
     verdict.complain("wrong", "noticed on the way", rig.problems)
     if not verdict.complaints:
-        verdict.complain("wrong", "left when all jobs were too old", _after_retention(rig))
+        old = _after_days(rig, _remains, retention=0.01)
+        verdict.complain("wrong", "left when all jobs were too old", old)
     return verdict
 
 
@@ -102,15 +100,8 @@ def unfinished(rig: Rig) -> list[str]:
     return left + ["ticket"] * tickets(rig)
 
 
-def _after_a_day(rig: Rig) -> list[str]:
-    """What nobody needs, or is not where a row says it is, when writers are given up for dead."""
-    with rig.database.write() as connection:
-        earlier = {name: packs.c[name] - _LONG for name in ("created_at", "delete_at")}
-        connection.execute(sa.update(packs).values(**earlier))
-    return _swept(rig, partial(_litter, rig))
-
-
 def _litter(rig: Rig) -> list[str]:
+    """What nobody needs, or is not where a row says it is."""
     with rig.database.read() as connection:
         held = connection.execute(sa.select(workers.c.id).where(workers.c.stopped_at.is_(None)))
         left = [f"lease {id}" for id in held.scalars()]
@@ -124,29 +115,29 @@ def _litter(rig: Rig) -> list[str]:
     return left + [f"object without a row {key}" for key in sorted(objects - live - named)]
 
 
-def _after_retention(rig: Rig) -> list[str]:
-    """What is there when every job ended too long ago: packs that count their jobs wrongly."""
-    with rig.database.write() as connection:
-        connection.execute(sa.update(jobs).values(finished_at=jobs.c.finished_at - _LONG))
-    return _swept(rig, partial(_remains, rig), retention=0.01)
-
-
 def _remains(rig: Rig) -> list[str]:
+    """What there is when every job ended too long ago: say, packs that count their jobs wrongly."""
     with rig.database.read() as connection:
-        ids = connection.execute(sa.select(jobs.c.id)).scalars()
-        left = [f"job {id}" for id in ids]
+        left = [f"job {id}" for id in connection.execute(sa.select(jobs.c.id)).scalars()]
         found = connection.execute(sa.select(packs.c.key, packs.c.jobs)).all()
     left += [f"pack {pack.key}, of {pack.jobs} jobs" for pack in found]
     objects = {info.key for info in rig.store.list()} - rig.model_objects
     return left + [f"object {key}" for key in sorted(objects)]
 
 
-def _swept(rig: Rig, left: Callable[[], list[str]], **settings: object) -> list[str]:
-    """What is left after as many sweeps as it takes, for each does what it has time for."""
+def _after_days(
+    rig: Rig, left: Callable[[Rig], list[str]], *, retention: float | None = None
+) -> list[str]:
+    """What is left once sweeps had the time that they need. retention: seconds; None: as ever."""
+    settings = {} if retention is None else {"retention": retention}
     sweeper = Sweeper(rig.database, rig.store, load_settings(**rig.settings | _EAGER | settings))
-    for _ in range(_SWEEPS):
+    for _ in range(_DAYS):
+        with rig.database.write() as connection:
+            for table, names in ((packs, ("created_at", "delete_at")), (jobs, ("finished_at",))):
+                earlier = {name: table.c[name] - _DAY for name in names}
+                connection.execute(sa.update(table).values(**earlier))
         rig.until("a sweep", lambda: sweeper.sweep() is not None)
-        if not (found := left()):
+        if not (found := left(rig)):
             break
     return found
 

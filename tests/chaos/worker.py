@@ -15,6 +15,8 @@ from headrace.stack.process import Process
 
 ROOT = Path(__file__).resolve().parents[2]
 _GONE = "gone"
+_TAIL = 25
+"""Lines of a log that a complaint shows."""
 
 
 class Worker:
@@ -73,10 +75,13 @@ class Worker:
     def __str__(self) -> str:
         """What it is at, and the last that it said."""
         ended = "" if self.exit_code is None else f", which ended with {self.exit_code}"
+        said = self._log.read_text(errors="replace").splitlines()
+        # Celery's banner is longer than what matters.
+        told = [line for line in said if not line.lstrip().startswith(("-", ".>"))]
         return (
             f"{self.name}: supervisor {self.pid} ({status(self.pid)}){ended}, child"
             f" {self.child()} ({status(self.child())}); {self._log} ends with:\n"
-            + "\n".join(f"  {line}" for line in self._processes[-1].tail().splitlines())
+            + "\n".join(f"  {line}" for line in told[-_TAIL:])
         )
 
 
