@@ -86,14 +86,15 @@ def pause_workers(rig: Rig, load: Load) -> None:
 
 
 def sweep_packs(rig: Rig, load: Load) -> None:
-    """A pack is swept between its write and its finish."""
+    """A pack of results is swept between its write and its finish."""
     for _ in range(2 if rig.short else 8):
         rig.arm("stored", signal.SIGSTOP)
         pid = rig.struck("stored")
         with rig.database.write() as connection:
             swept = connection.execute(
                 sa.update(packs)
-                .where(packs.c.state == "writing")
+                # A producer whose inputs were swept is told to submit again.
+                .where(packs.c.state == "writing", packs.c.worker_id.is_not(None))
                 .values(**given_up())
                 .returning(packs.c.key)
             ).scalars()
