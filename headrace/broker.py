@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery
@@ -145,32 +145,49 @@ class Bell:
 
         At most a few hundred: enough to wake every worker, who then claim on without tickets.
         """
-        if time.monotonic() < self._silent_until:
-            return False
+        target = queue(pool, priority)
         some = ids[: batch * _MAX_TICKETS]
         tickets = [ticket(model, some[at : at + batch]) for at in range(0, len(some), batch)]
+
+        def publish(producer: Any) -> bool:
+            for each in tickets:
+                self._app.send_task(PREDICT, producer=producer, queue=target, retry=False, **each)
+            return True
+
+        return self._ask(publish)
+
+    def silent(self, pool: str, priority: Priority) -> bool:
+        """Whether no ticket waits there. False, too, where the broker does not answer."""
+
+        def look(producer: Any) -> bool:
+            with producer.connection.channel() as channel:
+                declared = queue(pool, priority)(channel).queue_declare()
+                return not declared.message_count
+
+        return self._ask(look)
+
+    def _ask(self, call: Callable[[Any], bool]) -> bool:
+        """What `call` does with a producer; False where the broker does not answer."""
+        if time.monotonic() < self._silent_until:
+            return False
         try:
-            self._publish(queue(pool, priority), tickets)
+            return self._twice(call)
         except Exception as error:  # noqa: BLE001  # each broker library has errors of its own
             self._silent_until = time.monotonic() + self._pause
             _log.warning("broker unavailable, jobs wait for a poll: %s", error)
             return False
-        return True
 
-    def _publish(self, target: Queue, tickets: Sequence[dict[str, Any]]) -> None:
+    def _twice(self, call: Callable[[Any], bool]) -> bool:
         """Once more where it fails at once: a connection may have been cut while it lay idle."""
         began = time.monotonic()
-        for last in (False, True):
-            try:
-                with self._app.producer_or_acquire() as producer:
-                    for each in tickets:
-                        self._app.send_task(
-                            PREDICT, producer=producer, queue=target, retry=False, **each
-                        )
-                return
-            except Exception:  # each broker library has errors of its own
-                if last or time.monotonic() - began > self._patience / 2:
-                    raise
+        try:
+            with self._app.producer_or_acquire() as producer:
+                return call(producer)
+        except Exception:  # each broker library has errors of its own
+            if time.monotonic() - began > self._patience / 2:
+                raise
+        with self._app.producer_or_acquire() as producer:
+            return call(producer)
 
     def close(self) -> None:
         """Close the broker connections."""

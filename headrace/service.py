@@ -37,6 +37,7 @@ from headrace.errors import (
 from headrace.job import Job, JobId, JobState, ModelKey, PackId, Pause, Priority
 from headrace.news import News
 from headrace.registry.versions import Catalog, parse_ref
+from headrace.rings import ring_due
 from headrace.settings import Settings
 from headrace.storage import ObjectStore
 from headrace.storage.digests import sha256
@@ -166,10 +167,14 @@ class Service:
         return what
 
     def resume(self, model: str | None, pool: str | None) -> bool:
-        """Undo that; idle workers look again within their poll interval."""
+        """Undo that, and ring for what has become due meanwhile."""
         what = self._pausable(model, pool)
         with self.database.write() as connection:
-            return pauses.resume(connection, what)
+            held = pauses.resume(connection, what)
+        if held:
+            with suppress(DatabaseUnavailable):
+                ring_due(self.database, self._bell)
+        return held
 
     def pauses(self) -> list[Pause]:
         """What is paused, oldest first."""

@@ -13,12 +13,14 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from headrace.broker import Bell
 from headrace.db import deletion, packs, sweeping, workers
 from headrace.db.engine import Database
 from headrace.db.sweeping import Turn
 from headrace.db.workers import Swept
 from headrace.errors import HeadraceError, StorageError, StoreUnavailable
 from headrace.job import JobId
+from headrace.rings import ring_due
 from headrace.settings import Settings
 from headrace.storage import ObjectStore
 
@@ -27,14 +29,26 @@ _BATCH = 1000
 """Rows that one transaction changes: some tens of milliseconds."""
 _STORE_PAUSE = 60.0
 """Seconds after which objects are tried again that the store did not delete."""
+_TICKET_LATE = 1.0
+"""Seconds that a ticket may take: a job that has just been submitted has its own on the way."""
 
 
 class Sweeper:
-    """Sweeps every third of a lease. Each transaction is short, and on a bounded number of rows."""
+    """Sweeps every third of a lease. Each transaction is short, and on a bounded number of rows.
 
-    def __init__(self, database: Database, store: ObjectStore, settings: Settings) -> None:
+    bell: rung for what is due; None for nobody's.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        settings: Settings,
+        bell: Bell | None = None,
+    ) -> None:
         self._database = database
         self._store = store
+        self._bell = bell
         self._settings = settings
         self._every = settings.lease / 3
 
@@ -69,6 +83,9 @@ class Sweeper:
         self._remove_objects(end)
         with self._database.single() as connection:
             sweeping.end(connection, walked_to)
+        if self._bell is not None:
+            # Last: it may wait for a broker that does not answer.
+            ring_due(self._database, self._bell, waited=_TICKET_LATE)
         return swept
 
     def _free(self) -> Swept:

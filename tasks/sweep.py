@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from headrace.broker import SWEEP
+from headrace.broker import SWEEP, Bell
 from headrace.db.engine import Database
 from headrace.storage import open_store
 from headrace.sweeper import Sweeper
@@ -14,7 +14,8 @@ from tasks.app import app, settings
 @functools.cache
 def _sweeper() -> Sweeper:
     """One per process."""
-    return Sweeper(Database(settings.database_url), open_store(settings), settings)
+    database, store = Database(settings.database_url), open_store(settings)
+    return Sweeper(database, store, settings, Bell(settings))
 
 
 @app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery has no types

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uuid_utils
 
+from headrace.broker import Bell
 from headrace.db import workers
 from headrace.db.engine import Database
 from headrace.errors import DatabaseUnavailable
@@ -305,4 +306,5 @@ class Supervisor:
     def _sweep(self) -> None:
         """Sweep until the process ends: in a thread, for a sweep may wait where no renewal must."""
         database, store = Database(self._settings.database_url), open_store(self._settings)
-        Sweeper(database, store, self._settings).run(threading.Event())
+        sweeper = Sweeper(database, store, self._settings, Bell(self._settings))
+        sweeper.run(threading.Event())

@@ -105,7 +105,7 @@ def rows(browser: webdriver.Chrome, table: str) -> list[dict[str, str]]:
 def test_a_ticket_is_a_readable_task(browser: webdriver.Chrome, flower: str, look) -> None:
     def ours() -> list[dict[str, str]]:
         shown = [row for row in rows(browser, "tasks-table") if "rows@1" in str(row)]
-        return shown if len(shown) == 3 and all("SUCCESS" in str(row) for row in shown) else []
+        return shown if len(shown) >= 3 and all("SUCCESS" in str(row) for row in shown) else []
 
     tasks = look(f"{flower}/tasks", ours)
     for task in tasks:

@@ -1,6 +1,7 @@
 """Tickets over each broker, with the job table in PostgreSQL.
 
-The workers here look for jobs without a ticket once an hour: what runs was rung for.
+The workers here look for jobs without a ticket once an hour, and nobody sweeps in that time: what
+runs was rung for.
 """
 
 import socket
@@ -28,7 +29,7 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def running(tmp_path: Path, postgresql_url: str, broker_url: str) -> Iterator[Rig]:
-    with rig(tmp_path, postgresql_url, broker_url, poll=3600) as made:
+    with rig(tmp_path, postgresql_url, broker_url, poll=3600, lease=3600) as made:
         made.push("echo")
         made.start()
         yield made

@@ -14,8 +14,8 @@ from tests.service.rig import Rig, eventually, rig
 
 @pytest.fixture
 def worker(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Rig]:
-    # The poll is an hour away: whatever is done soon was done for a ticket.
-    with rig(tmp_path, database_url, redis_url, poll=3600.0) as worker:
+    # Poll and sweep are far away: whatever is done soon was done for a ticket of the client's.
+    with rig(tmp_path, database_url, redis_url, poll=3600.0, lease=3600.0) as worker:
         worker.push("echo", max_records=8)
         worker.start()
         yield worker

@@ -145,12 +145,13 @@ def test_tickets_flow_again_after_the_broker_died_or_was_wiped(
             database_url,
             server.url(port),
             poll=3600.0,
+            lease=3600.0,
             broker_timeout=0.5,
             broker_pause=0.1,
         ) as worker:
             worker.push("echo", max_records=8)
             worker.start()
-            # The poll is an hour away: only a ticket can bring these so soon.
+            # Poll and sweep are far away: only a ticket can bring these so soon.
             worker.client.results(worker.submit("echo", range(8)), timeout=60)
             process.stop(grace=0)
             down = worker.submit("echo", range(8))
