@@ -25,7 +25,7 @@ from headrace.storage.rehearsal import rehearse
 
 _LATE_SECONDS = 600.0
 _SKEW_SECONDS = 1.0
-_DAY = 24 * 3600.0
+_HOUR = 3600.0
 _LEASES = 3
 """So many leases after the last sweep, or a worker's end, something keeps the sweeps away."""
 
@@ -148,7 +148,7 @@ def check_orphans(database: Database) -> Iterator[Finding]:
     with database.read() as connection:
         ids = health.held_by_nobody(connection)
         packs = health.half_written(connection)
-        doomed = health.undeleted(connection, _DAY)
+        doomed = health.undeleted(connection, _HOUR)
     if ids:
         what = f"jobs run on workers that are gone: {', '.join(ids)}"
         mend = "cancel them with `headrace cancel`, and submit them again"
@@ -157,8 +157,9 @@ def check_orphans(database: Database) -> Iterator[Finding]:
         what = f"{packs} packs are half-written by workers that are gone"
         yield Finding("orphans", Level.WARNING, what, "their objects take up space in the store")
     if doomed:
-        what = f"{doomed} packs of more than a day ago are deleted, and not yet removed"
-        yield Finding("orphans", Level.WARNING, what, "their objects take up space in the store")
+        what = f"{doomed} packs should have been removed more than an hour ago"
+        mend = "their objects take up space in the store; see what keeps the sweeps from it"
+        yield Finding("orphans", Level.WARNING, what, mend)
     if not ids and not packs and not doomed:
         yield Finding("orphans", Level.OK, "there are none")
 

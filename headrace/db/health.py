@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from headrace.db.packs import IS_DELETED, IS_WRITING
 from headrace.db.pauses import paused
 from headrace.db.settling import IN_TIME
 from headrace.db.states import in_state, may
@@ -81,7 +82,7 @@ def half_written(connection: sa.Connection) -> int:
     return _count(
         connection,
         sa.select(sa.func.count()).where(
-            packs.c.state == "writing",
+            IS_WRITING,
             packs.c.worker_id == workers.c.id,
             workers.c.stopped_at.isnot(None),
         ),
@@ -89,12 +90,10 @@ def half_written(connection: sa.Connection) -> int:
 
 
 def undeleted(connection: sa.Connection, seconds: float) -> int:
-    """How many packs older than `seconds` are `deleted`, and not yet removed."""
+    """How many packs should have been removed more than `seconds` ago."""
     return _count(
         connection,
-        sa.select(sa.func.count()).where(
-            packs.c.state == "deleted", packs.c.created_at < now() - seconds
-        ),
+        sa.select(sa.func.count()).where(IS_DELETED, packs.c.delete_at < now() - seconds),
     )
 
 

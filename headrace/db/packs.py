@@ -30,7 +30,7 @@ may be paused, and put the object there when it wakes."""
 # As text, for a partial index is only used where the planner sees that its condition holds.
 IS_WRITING = packs.c.state == sa.literal_column("'writing'")
 _IS_LIVE = packs.c.state == sa.literal_column("'live'")
-_IS_DELETED = packs.c.state == sa.literal_column("'deleted'")
+IS_DELETED = packs.c.state == sa.literal_column("'deleted'")
 
 
 def announce(connection: sa.Connection, pack: NewPack) -> None:
@@ -132,14 +132,14 @@ _LIVE = sa.select(packs.c.id).where(among(packs.c.id, "ids"), _IS_LIVE)
 _LOCK = sa.select(packs.c.id).where(among(packs.c.id, "ids")).order_by(packs.c.id).with_for_update()
 _DELETED = (
     sa.select(packs.c.id, packs.c.key)
-    .where(_IS_DELETED, packs.c.delete_at <= now())
+    .where(IS_DELETED, packs.c.delete_at <= now())
     .order_by(packs.c.delete_at)
     .limit(_SIZE)
 )
-_FORGET = sa.delete(packs).where(among(packs.c.id, "ids"), _IS_DELETED)
+_FORGET = sa.delete(packs).where(among(packs.c.id, "ids"), IS_DELETED)
 _POSTPONE = (
     sa.update(packs)
-    .where(among(packs.c.id, "ids"), _IS_DELETED)
+    .where(among(packs.c.id, "ids"), IS_DELETED)
     .values(delete_at=now() + sa.bindparam("seconds", type_=sa.Double))
 )
 

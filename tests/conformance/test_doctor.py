@@ -15,6 +15,7 @@ from headrace.broker import DEAD_LETTERS, queues
 from headrace.cli import main
 from headrace.db import pauses, workers
 from headrace.db.engine import Database
+from headrace.db.tables import now
 from headrace.db.tables import packs as packs_table
 from headrace.db.tables import workers as workers_table
 from headrace.doctor import Finding, Level, examine
@@ -146,15 +147,18 @@ class TestSweeps:
         assert all(id in jobs.what for id in ids)
 
     def test_packs_that_nobody_removes(self, table: JobTable) -> None:
+        """However old they are: it counts since when they are to be removed."""
         pack = new_pack()
         table.stage(table.worker(), table.queue(), pack)
         table.sweep_pack(pack.id)
-        assert only(doctor.check_orphans(table.database)).level is OK
-        with table.database.write() as connection:
-            connection.execute(sa.update(packs_table).values(created_at=1.0))
-        finding = only(doctor.check_orphans(table.database))
-        assert finding.level is WARNING
-        assert finding.what.startswith("1 packs of more than a day ago are deleted")
+        for late, level in ((60, OK), (2 * 3600, WARNING)):
+            with table.database.write() as connection:
+                connection.execute(
+                    sa.update(packs_table).values(created_at=1.0, delete_at=now() - late)
+                )
+            finding = only(doctor.check_orphans(table.database))
+            assert finding.level is level
+        assert finding.what == "1 packs should have been removed more than an hour ago"
 
 
 class TestStore:
