@@ -283,11 +283,17 @@ class Service:
         holding = self.database.ask(lambda connection: pauses.of(connection, job))
         serving = self.workers(job.pool)
         due, _ = self.database.ask(lambda connection: jobs.backlog(connection, job.pool))
+        alone, seconds = self.database.ask(lambda connection: jobs.held_up(connection, job.id))
         if holding:
             return "; ".join(map(str, holding))
         if not serving:
             return f"waits for a worker: none serves pool {job.pool!r}"
-        return f"one of {due} jobs due in pool {job.pool!r}, served by {len(serving)} workers"
+        if seconds:
+            return f"due again in {seconds:.1f} s"
+        line = f"one of {due} jobs due in pool {job.pool!r}, served by {len(serving)} workers"
+        if alone:
+            return f"waits to run alone, for a worker died with it on the device; {line}"
+        return line
 
     def _pausable(self, model: str | None, pool: str | None) -> str:
         """The one that is given, by the name that `headrace.db.pauses` knows it by.

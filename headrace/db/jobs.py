@@ -238,6 +238,12 @@ def backlog(connection: sa.Connection, pool: str) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
+def held_up(connection: sa.Connection, id: JobId) -> tuple[bool, float]:
+    """Whether the job has to run alone, and in how many seconds it is due; 0 where it is."""
+    row = connection.execute(_HELD_UP, {"ids": [id]}).one_or_none()
+    return (False, 0.0) if row is None else (bool(row.suspect), max(0.0, row.due_in))
+
+
 _KEYS_AT_ONCE = 500
 
 _IN_LINE = sa.and_(
@@ -271,6 +277,9 @@ _VIEW = sa.select(
 ).join_from(jobs, packs, packs.c.id == jobs.c.pack_id, isouter=True)
 
 _FETCH = _VIEW.where(among(jobs.c.id, "ids"))
+_HELD_UP = sa.select(jobs.c.suspect, (jobs.c.due_at - now()).label("due_in")).where(
+    among(jobs.c.id, "ids")
+)
 _ENDED = sa.select(jobs.c.id, jobs.c.state).where(among(jobs.c.id, "ids"), in_state(*TERMINAL))
 _RESULTS = (
     sa.select(

@@ -1,5 +1,6 @@
 """What every transport promises to a Client: status, results, cancelling, listing."""
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -163,6 +164,23 @@ class TestStatus:
         assert client.status(ids[0]).detail == (
             "one of 3 jobs due in pool 'default', served by 1 workers"
         )
+
+    def test_a_suspect_waits_to_run_alone(self, client: Client, table, worker) -> None:
+        ids = client.submit_many("digits", np.zeros((2, 2, 2), np.float32))
+        table.worker()
+        table.claim(worker)
+        table.retire(worker, ids[0])
+        assert "served by 1 workers" in client.status(ids[1]).detail
+        told = client.status(ids[0]).detail
+        assert told.startswith("waits to run alone, for a worker died with it on the device; ")
+
+    def test_a_retry_tells_when_it_is_due(self, client: Client, table, worker) -> None:
+        id = client.submit("digits", IMAGE_1)
+        table.due_in(id, 60)
+        told = client.status(id).detail
+        match = re.fullmatch(r"due again in ([0-9.]+) s", told)
+        assert match, told
+        assert 0 < float(match[1]) <= 60
 
     def test_a_running_job_tells_its_attempt(self, client: Client, table, worker) -> None:
         id = client.submit("digits", IMAGE_1)
