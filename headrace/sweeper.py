@@ -25,10 +25,14 @@ from headrace.settings import Settings
 from headrace.storage import ObjectStore
 
 _log = logging.getLogger(__name__)
-_BATCH = 1000
+BATCH = 1000
 """Rows that one transaction changes: some tens of milliseconds."""
 _STORE_PAUSE = 60.0
 """Seconds after which objects are tried again that the store did not delete."""
+_ABANDONED = 2 * 24 * 3600.0
+"""Seconds after which nobody goes on with a write to the store: an upload of gigabytes is done."""
+_TIDY_EVERY, _TIDIED = 3600.0, 100
+"""Seconds between two looks for those, and how many one sweep ends: some seconds' worth."""
 _TICKET_LATE = 1.0
 """Seconds that a ticket may take: a job that has just been submitted has its own on the way."""
 
@@ -51,6 +55,7 @@ class Sweeper:
         self._bell = bell
         self._settings = settings
         self._every = settings.lease / 3
+        self._tidy_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set, whatever happens."""
@@ -81,6 +86,7 @@ class Sweeper:
         removed, walked_to = self._remove_old(turn, end)
         swept += Swept(removed=removed)
         self._remove_objects(end)
+        self._tidy_store()
         with self._database.single() as connection:
             sweeping.end(connection, walked_to)
         if self._bell is not None:
@@ -105,9 +111,9 @@ class Sweeper:
         total = 0
         while True:
             with self._database.single() as connection:
-                changed = change(connection, _BATCH)
+                changed = change(connection, BATCH)
             total += changed
-            if changed < _BATCH or time.monotonic() >= end:
+            if changed < BATCH or time.monotonic() >= end:
                 return total
 
     def _remove_old(self, turn: Turn, end: float) -> tuple[int, JobId | None]:
@@ -121,7 +127,7 @@ class Sweeper:
         while True:
             with self._database.read() as connection:
                 ids, after = deletion.old(
-                    connection, ended_before=ended_before, after=after, limit=_BATCH
+                    connection, ended_before=ended_before, after=after, limit=BATCH
                 )
             if ids:
                 with self._database.write() as connection:
@@ -129,11 +135,26 @@ class Sweeper:
             if after is None or time.monotonic() >= end:
                 return removed, after
 
+    def _tidy_store(self) -> None:
+        """Now and then end writes to the store whose writers are long gone; some at a time."""
+        if time.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = time.monotonic() + _TIDY_EVERY
+        try:
+            ended = self._store.tidy(_ABANDONED, _TIDIED)
+        except (StoreUnavailable, StorageError) as error:
+            _log.warning("cannot end abandoned uploads, trying again later: %s", error)
+            return
+        if ended:
+            _log.info("ended %d abandoned writes to the store", ended)
+        if ended == _TIDIED:
+            self._tidy_at = 0.0  # there may be more
+
     def _remove_objects(self, end: float) -> None:
         """Remove the objects of deleted packs, then their rows."""
         while True:
             with self._database.read() as connection:
-                doomed = packs.deleted(connection, _BATCH)
+                doomed = packs.deleted(connection, BATCH)
             if not doomed:
                 return
             ids = list(doomed)
@@ -146,5 +167,5 @@ class Sweeper:
                 return
             with self._database.single() as connection:
                 packs.forget(connection, ids)
-            if len(doomed) < _BATCH or time.monotonic() >= end:
+            if len(doomed) < BATCH or time.monotonic() >= end:
                 return

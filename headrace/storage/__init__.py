@@ -75,6 +75,13 @@ class ObjectStore(Protocol):
         """Delete objects; one that is not there is no error."""
         ...
 
+    def tidy(self, age: float, limit: int) -> int:
+        """End at most `limit` writes that began over `age` seconds ago; returns how many.
+
+        What their killed writers left is no object, and nobody sees it, but it takes up space.
+        """
+        ...
+
 
 def open_store(where: Settings | str) -> ObjectStore:
     """The store of the settings, or at a URL: ``s3://bucket/prefix``, ``file:///folder``, a path.

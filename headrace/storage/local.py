@@ -13,7 +13,6 @@ import itertools
 import os
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,7 +31,6 @@ from headrace.storage.files import appearing, sync
 from headrace.storage.keys import check_key, check_range, is_part
 
 _TEMPORARY = "~tmp"
-_STALE = 24 * 3600.0
 _CHUNK = 1024 * 1024
 _TRIES = 10
 
@@ -47,8 +45,6 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root.expanduser()))
         self._synced: set[Path] = set()
-        self._lock = threading.Lock()
-        self._tidied = False
 
     @property
     def url(self) -> str:
@@ -107,6 +103,12 @@ class LocalStore:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                     path.unlink()
                 self._prune(path.parent)
+
+    def tidy(self, age: float, limit: int) -> int:
+        """Remove at most `limit` temporary files of writes that have not gone on for so long."""
+        folder = self.root / _TEMPORARY
+        with _translated(_TEMPORARY):
+            return _remove_stale(folder, age, limit) if folder.is_dir() else 0
 
     def _put(self, key: str, source: BinaryIO) -> None:
         try:
@@ -210,10 +212,6 @@ class LocalStore:
     def _temporary(self) -> Path:
         folder = self.root / _TEMPORARY
         folder.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            tidy, self._tidied = not self._tidied, True
-        if tidy:
-            _remove_stale(folder)
         return folder / secrets.token_hex(16)
 
 
@@ -239,13 +237,16 @@ def _walk(folder: Path, above: str, prefix: str) -> Iterator[ObjectInfo]:
                 yield ObjectInfo(key, stat.st_size, stat.st_mtime)
 
 
-def _remove_stale(folder: Path) -> None:
+def _remove_stale(folder: Path, age: float, limit: int) -> int:
     """Remove what killed processes left; a file still being written has a recent time."""
-    oldest = time.time() - _STALE
+    oldest = time.time() - age
+    removed = 0
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime < oldest:
+            if removed < limit and path.stat().st_mtime < oldest:
                 path.unlink()
+                removed += 1
+    return removed
 
 
 def _sync(file: BinaryIO) -> None:

@@ -6,8 +6,8 @@ answer was lost finds by the digest that its first try had succeeded. Some serve
 condition (`rehearse` tells); then the last writer wins. Headrace never writes two contents under
 one key, so it is a second lock, not the first.
 
-An upload in parts that a killed process left open is invisible, but paid for: give the bucket
-a lifecycle rule with AbortIncompleteMultipartUpload.
+An upload in parts that a killed process left open is invisible, but paid for, until `tidy` or a
+lifecycle rule of the bucket ends it.
 """
 
 from __future__ import annotations
@@ -160,10 +160,39 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key starts with `prefix`, in key order."""
+        for key, found in self._listed("list_objects_v2", "Contents", prefix):
+            yield ObjectInfo(key, found["Size"], found["LastModified"].timestamp())
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; one that is not there is no error."""
+        remaining = iter(keys)
+        while batch := [self._at(key)["Key"] for key in itertools.islice(remaining, _DELETE_BATCH)]:
+            self._delete(batch)
+
+    def tidy(self, age: float, limit: int) -> int:
+        """Abort at most `limit` uploads in parts that were begun over `age` seconds ago."""
+        before = time.time() - age
+        aborted = 0
+        for key, begun in self._listed("list_multipart_uploads", "Uploads", ""):
+            if aborted == limit:
+                break
+            if begun["Initiated"].timestamp() < before:
+                # One that has gone meanwhile was completed, or another sweep was faster.
+                with contextlib.suppress(Conflicting), translated(self._bucket, key):
+                    self._client.get().abort_multipart_upload(
+                        **self._at(key), UploadId=begun["UploadId"]
+                    )
+                aborted += 1
+        return aborted
+
+    def _listed(
+        self, operation: str, field: str, prefix: str
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What a listing of many pages holds in `field`, with its key below the root."""
         root = f"{self._prefix}/" if self._prefix else ""
         pages = iter(
             self._client.get()
-            .get_paginator("list_objects_v2")
+            .get_paginator(operation)
             .paginate(Bucket=self._bucket, Prefix=root + prefix)
         )
         while True:
@@ -171,16 +200,10 @@ class S3Store:
                 page = next(pages, None)
             if page is None:
                 return
-            for found in page.get("Contents", ()):
+            for found in page.get(field, ()):
                 key = found["Key"][len(root) :]
                 if all(map(is_part, key.split("/"))):
-                    yield ObjectInfo(key, found["Size"], found["LastModified"].timestamp())
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; one that is not there is no error."""
-        remaining = iter(keys)
-        while batch := [self._at(key)["Key"] for key in itertools.islice(remaining, _DELETE_BATCH)]:
-            self._delete(batch)
+                    yield key, found
 
     def _delete(self, full: Iterable[str]) -> None:
         """Delete up to 1000 objects; those that S3 could not just now are tried again."""

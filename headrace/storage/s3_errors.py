@@ -142,5 +142,6 @@ def _of_answer(answer: dict[str, Any], bucket: str, key: str, of: str) -> Headra
 def _denied(bucket: str, message: str, of: str) -> str:
     return (
         f"access to bucket {bucket!r} of {of} is denied ({message}); its credentials "
-        "need s3:GetObject, PutObject, DeleteObject, ListBucket and AbortMultipartUpload"
+        "need s3:GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload and "
+        "ListBucketMultipartUploads"
     )

@@ -41,9 +41,17 @@ class NoStore:
 
     def __init__(self) -> None:
         self.deleted: list[str] = []
+        self.tidied: list[tuple[float, int]] = []
+        self.abandoned = 0
 
     def delete(self, keys: Iterable[str]) -> None:
         self.deleted += keys
+
+    def tidy(self, age: float, limit: int) -> int:
+        self.tidied.append((age, limit))
+        ended = min(limit, self.abandoned)
+        self.abandoned -= ended
+        return ended
 
 
 class JobTable:

@@ -184,7 +184,7 @@ class TestRetention:
 
     def test_walks_on_past_what_has_to_stay(self, client, table, days_later, monkeypatch) -> None:
         """In batches, and where a sweep's time is over the next one goes on from there."""
-        monkeypatch.setattr(sweeper, "_BATCH", 2)
+        monkeypatch.setattr(sweeper, "BATCH", 2)
         monkeypatch.setattr(table.sweeper, "_every", 0.0)
         stay = table.queue(5)
         for id in (go := table.queue(5)):

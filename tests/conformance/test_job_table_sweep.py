@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from headrace import sweeper
 from headrace.db import sweeping, workers
 from headrace.db.tables import now, sweeps
-from tests.conformance.job_table import LEASE, JobTable, again, failure
+from headrace.errors import StorageError
+from tests.conformance.job_table import LEASE, JobTable, NoStore, again, failure
 
 EVERY = LEASE / 3
 
@@ -119,7 +120,7 @@ class TestExpire:
         assert table.get(ids[0]).state == "expired"
 
     def test_in_batches(self, table: JobTable, monkeypatch) -> None:
-        monkeypatch.setattr(sweeper, "_BATCH", 2)
+        monkeypatch.setattr(sweeper, "BATCH", 2)
         ids = table.queue(5)
         for id in ids:
             table.deadline_in(id, -1)
@@ -127,6 +128,38 @@ class TestExpire:
             assert sweeping.expire(connection, 2) == 2
         assert table.sweep() == workers.Swept(expired=3)
         assert table.states(ids) == ["expired"] * 5
+
+
+class TestTidy:
+    """Writes to the store whose writers are gone."""
+
+    def test_hourly_and_the_sooner_the_more_there_are(self, table: JobTable, monkeypatch) -> None:
+        store = NoStore()
+        store.abandoned = 150
+        tidying = sweeper.Sweeper(table.database, store, table.settings)
+        for _ in range(4):
+            table.swept_ago(EVERY)
+            assert tidying.sweep() is not None
+        assert store.abandoned == 0
+        assert len(store.tidied) == 2
+        (age, _), _ = store.tidied
+        assert age >= 24 * 3600
+        monkeypatch.setattr(tidying, "_tidy_at", 0.0)  # an hour passes
+        table.swept_ago(EVERY)
+        assert tidying.sweep() is not None
+        assert len(store.tidied) == 3
+
+    def test_a_store_that_cannot_does_not_end_the_sweep(self, table: JobTable, caplog) -> None:
+        class Refusing(NoStore):
+            def tidy(self, age: float, limit: int) -> int:
+                raise StorageError("", "denied")
+
+        (id,) = table.queue()
+        table.deadline_in(id, -1)
+        table.swept_ago(EVERY)
+        swept = sweeper.Sweeper(table.database, Refusing(), table.settings).sweep()
+        assert swept == workers.Swept(expired=1)
+        assert "cannot end abandoned uploads" in caplog.text
 
 
 class TestManyAtOnce:

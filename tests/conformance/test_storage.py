@@ -338,13 +338,17 @@ class TestLocal:
         assert local.get("a/killed") == b"the whole result"
 
     def test_old_leftovers_go_and_young_ones_stay(self, local):
+        assert local.tidy(60, 9) == 0
         local.put("a", b"")
         folder = local.root / "~tmp"
-        (folder / "old").write_bytes(b"")
-        (folder / "young").write_bytes(b"")
-        os.utime(folder / "old", (0, 0))
-        LocalStore(local.root).put("b", b"")
+        for name in ("old", "older", "young"):
+            (folder / name).write_bytes(b"")
+            if name != "young":
+                os.utime(folder / name, (0, 0))
+        assert local.tidy(24 * 3600, 1) == 1
+        assert local.tidy(24 * 3600, 9) == 1
         assert [path.name for path in self.leftovers(local)] == ["young"]
+        assert keys(local) == ["a"]
 
     def test_a_failed_put_leaves_nothing(self, local, monkeypatch):
         def full(descriptor: int) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,44 @@ def uploads(store) -> int:
     """Uploads in parts that were begun and neither completed nor aborted."""
     listed = store._client.get().list_multipart_uploads(Bucket=store._bucket, Prefix=store._prefix)
     return len(listed.get("Uploads", ()))
+
+
+class TestTidy:
+    def begin(self, store: S3Store, key: str) -> str:
+        at = {"Bucket": store._bucket, "Key": f"{store._prefix}/{key}"}
+        return store._client.get().create_multipart_upload(**at)["UploadId"]
+
+    def test_aborts_uploads_below_the_prefix_alone_some_at_a_time(self, store, make):
+        """moto says of every upload that it was begun in 2010."""
+        beside = make(store_url=f"{store.url}-beside")
+        self.begin(beside, "a")
+        for key in ("a", "b/c", "d"):
+            self.begin(store, key)
+        store.put("kept", b"kept")
+        assert [store.tidy(3600, 2) for _ in range(3)] == [2, 1, 0]
+        assert (uploads(store), keys(store)) == (1, ["kept"]), "the other's is listed here too"
+        assert uploads(beside) == 1
+
+    def test_young_ones_stay_and_every_page_is_read(self, store, between):
+        old, young = datetime(2020, 1, 1), datetime.now(UTC)
+        for last, key, begun in ((False, "young", young), (False, "old", old), (True, "x", old)):
+            text = f"""<?xml version="1.0"?><ListMultipartUploadsResult>
+              <IsTruncated>{str(not last).lower()}</IsTruncated>
+              <NextKeyMarker>{key}</NextKeyMarker><NextUploadIdMarker>{key}</NextUploadIdMarker>
+              <Upload><Key>{store._prefix}/{key}</Key><UploadId>{key}-id</UploadId>
+              <Initiated>{begun:%Y-%m-%dT%H:%M:%S.000Z}</Initiated></Upload>
+              </ListMultipartUploadsResult>"""
+            xml = {"Content-Type": "application/xml"}
+            between.next("GET", answer(200, xml, text.encode()))
+        between.next("DELETE", answer(204, {}, b""), refuse(404, "NoSuchUpload"))
+        assert store.tidy(3600, 9) == 2
+        aborted = [request.path for request in between.seen if request.method == "DELETE"]
+        assert [path.rpartition("uploadId=")[2] for path in aborted] == ["old-id", "x-id"]
+
+    def test_a_refusal_says_which_right_is_missing(self, store, between):
+        between.next("GET", refuse(403, "AccessDenied"))
+        with pytest.raises(StorageError, match="ListBucketMultipartUploads"):
+            store.tidy(3600, 9)
 
 
 PASSING = {
