@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -36,10 +36,22 @@ class _IdList(sa.TypeDecorator[list[str]]):
         return [id for id in value or () if _UUID.fullmatch(id)]
 
 
-class among(FunctionElement[bool]):  # noqa: N801  # reads as the SQL condition it is
-    """``column IN ids``, where `ids` is one parameter however many there are."""
+class _Condition(FunctionElement[bool]):
+    """Stands in a WHERE as it is.
+
+    SQLAlchemy would compare it with 1 where there are no booleans; then SQLite uses no index.
+    """
 
     type = sa.Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: object = None) -> Self:
+        return self
+
+
+class among(_Condition):  # noqa: N801  # reads as the SQL condition it is
+    """``column IN ids``, where `ids` is one parameter however many there are."""
+
     inherit_cache = True
 
     def __init__(self, column: sa.ColumnElement[Any], ids: str) -> None:
@@ -58,14 +70,13 @@ def _among_postgresql(element: among, compiler: Any, **kwargs: Any) -> str:
     return f"{column} = ANY(CAST({ids} AS uuid[]))"
 
 
-class in_few(FunctionElement[bool]):  # noqa: N801
+class in_few(_Condition):  # noqa: N801
     """``column IN (a subquery)`` of few rows, by index.
 
     PostgreSQL takes a limit that it cannot see when it plans for a tenth of the table, and
     would read that whole.
     """
 
-    type = sa.Boolean()
     inherit_cache = True
 
     def __init__(self, column: sa.ColumnElement[Any], few: sa.Select[Any]) -> None:
