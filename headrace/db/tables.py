@@ -123,6 +123,8 @@ _partial(
     jobs.c.state.in_([JobState.QUEUED.value, JobState.RUNNING.value]) & jobs.c.deadline.isnot(None),
     jobs.c.deadline,
 )
+# The dead letters, newest first.
+_partial("jobs_failed", jobs.c.state == JobState.FAILED.value, jobs.c.tenant, jobs.c.id)
 
 idempotency_keys = sa.Table(
     "idempotency_keys",

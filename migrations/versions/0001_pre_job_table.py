@@ -86,6 +86,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
+        "jobs_failed",
+        "jobs",
+        ["tenant", "id"],
+        sqlite_where=sa.text("state = 'failed'"),
+        postgresql_where=sa.text("state = 'failed'"),
+    )
+    op.create_index(
         "jobs_turn",
         "jobs",
         ["pool", "priority", "tenant", "turn"],

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from headrace.db import deletion, due, health, jobs, sweeping, work, workers
-from headrace.job import Priority, WorkerId
+from headrace.job import JobState, Priority, WorkerId
 from tests.conformance.job_table import M1, JobTable, new_id
 
 LINE = due.Line(M1, "default", Priority.NORMAL, 64, 1)
@@ -28,6 +28,10 @@ CALLS: dict[str, Callable[[sa.Connection], object]] = {
     "replay": lambda c: jobs.replay(c, [ID]),
     "gone": lambda c: work.gone(c, WorkerId(ID), [ID]),
     "backlog": lambda c: jobs.backlog(c, "default"),
+    "dead letters": lambda c: jobs.page(c, tenant="", states=[JobState.FAILED]),
+    "dead letters of a code": lambda c: jobs.page(
+        c, tenant="", states=[JobState.FAILED], code="model_error"
+    ),
 }
 
 
@@ -60,6 +64,8 @@ def test_an_index_serves(table: JobTable, call: str) -> None:
     plan = plans(table, CALLS[call])
     assert "jobs" in plan
     assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING INDEX jobs_running)", plan), plan
+    if "dead letters" in call:
+        assert "jobs_failed" in plan
 
 
 def test_freeing_a_dead_worker_finds_its_jobs_by_index(table: JobTable) -> None:
