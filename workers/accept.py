@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 _STORE_RETRY_SECONDS = 10.0
 _TICK_SECONDS = 1.0
+_DOUBT_SECONDS, _DOUBT_POLL = 60.0, 5.0
+"""How long a claim whose connection broke may still come to the database, or be under way there,
+and how often even an idle worker looks for it meanwhile."""
 
 
 class Accept:
@@ -84,7 +87,7 @@ class Accept:
         self._look_at = 0.0
         self.in_hand: list[JobId] = []
         self._claimed_at = 0.0
-        self._in_doubt = False
+        self._doubt_until = 0.0
 
     def stop(self) -> None:
         """Claim no more."""
@@ -105,17 +108,19 @@ class Accept:
             return False
         heard = self._tickets.heard()
         try:
-            if self._in_doubt:
+            if time.monotonic() < self._doubt_until:
                 self._disown()
             units, at_once = self._claim()
         except (DatabaseUnavailable, LeaseLapsed) as error:
-            self._in_doubt = True
+            self._doubt_until = time.monotonic() + _DOUBT_SECONDS
             _log.warning("cannot claim, trying again: %s", error)
             self._stopping.wait(_RETRY_SECONDS)
             return True
         if not units:
             self._tickets.nothing_due(heard)
-            self._look_at = time.monotonic() + self._poll
+            doubtful = time.monotonic() < self._doubt_until
+            poll = min(self._poll, _DOUBT_POLL) if doubtful else self._poll
+            self._look_at = time.monotonic() + poll
             return True
         self._claimed_at = max(unit.claimed_at for unit in units)
         version = self._version(units[0].model)
@@ -132,10 +137,9 @@ class Accept:
         return True
 
     def _disown(self) -> None:
-        """Give back what the last claim took, if it went through and its answer got lost."""
+        """Give back what earlier claims took, if they went through and their answers got lost."""
         with self._database.write() as connection:
             work.disown(connection, self._worker, after=self._claimed_at)
-        self._in_doubt = False
 
     def _claim(self) -> tuple[list[Unit], bool]:
         """The units, and whether they were named as on the device."""
