@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 
 from celery.apps.worker import install_cry_handler
@@ -19,19 +21,21 @@ from headrace.settings import load_settings
 from workers.consumer import Consumer
 from workers.pool import Mailbox, pool_for
 from workers.progress import Progress
-from workers.wiring import Host
+from workers.wiring import EXIT_LEFT, Host
 
 _PR_SET_PDEATHSIG = 1
 _SWITCH_SECONDS = 0.0005
 """The stations hand over to each other at every commit and every write. A thread that comes
 back from one of those waits this long for another that computes; Python's default is 5 ms."""
+_LOOK_SECONDS = 1.0
 _PREFETCH = 4
 """Tickets in hand. Few: a ticket held here wakes nobody else."""
 
 
 def main() -> int:
     """Run until drained. The supervisor tells which worker this is through the environment."""
-    _die_with(int(os.environ["HEADRACE_SUPERVISOR"]))
+    supervisor = int(os.environ["HEADRACE_SUPERVISOR"])
+    _die_with(supervisor)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(threadName)s %(message)s"
     )
@@ -39,6 +43,8 @@ def main() -> int:
     settings = load_settings()
     worker = WorkerId(os.environ["HEADRACE_WORKER_ID"])
     device = os.environ["HEADRACE_DEVICE"]
+    orphan = threading.Thread(target=_outlive, args=(supervisor, settings.lease), daemon=True)
+    orphan.start()
     progress = Progress(Path(os.environ["HEADRACE_PROGRESS"]))
     mailbox = Mailbox()
     host = Host(settings, worker, device, progress, mailbox.post)
@@ -87,6 +93,19 @@ def _die_with(supervisor: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != supervisor:
         sys.exit("the supervisor died while this process started")
+
+
+def _outlive(supervisor: int, lease: float) -> None:
+    """Drain for no longer than a lease when the supervisor is gone.
+
+    By then the lease has run out, and what is not finished never will be.
+    """
+    while os.getppid() == supervisor:
+        time.sleep(_LOOK_SECONDS)
+    time.sleep(lease)
+    logging.critical("the supervisor is gone, and the lease has run out: leaving")
+    logging.shutdown()
+    os._exit(EXIT_LEFT)
 
 
 if __name__ == "__main__":

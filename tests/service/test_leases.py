@@ -5,8 +5,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -97,3 +99,18 @@ def test_one_that_holds_it_for_too_long_does_not(worker: Rig) -> None:
     worker.submit("slow", [3], op="hold-gil 3600")
     eventually("it is killed", lambda: worker.running_child() not in (None, first))
     assert "killed because a batch has run for" in worker.log()
+
+
+def test_a_worker_without_its_supervisor_leaves_when_the_lease_has_run_out(worker: Rig) -> None:
+    """Nobody renews it, and there is no sweeper to tell it so."""
+    worker.start()
+    ids = worker.submit("echo", [3], op="sleep 3600")
+    eventually("it is on the device", lambda: worker.on_device() == ids)
+    assert worker.process is not None
+    orphan = psutil.Process(worker.child())
+    os.kill(worker.process.pid, signal.SIGKILL)
+    try:
+        orphan.wait(timeout=60)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
