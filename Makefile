@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test chaos check bench-jobs clean
+.PHONY: help setup demo up test chaos check bench-jobs bench-sweep clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,6 +43,9 @@ check: $(STAMP) ## Lint, formatting, types, and who may import whom
 
 bench-jobs: $(STAMP) ## Measure the job path against plain Celery (half an hour); build/bench/jobs.json
 	@$(BIN)/python -m benchmarks.jobs $(ARGS)
+
+bench-sweep: $(STAMP) ## Time what sweeps, doctor and lists ask of a million jobs; build/bench/sweep.json
+	@$(BIN)/python -m benchmarks.sweep $(ARGS)
 
 clean: ## Remove .venv and caches (jobs and results under .headrace stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -289,7 +289,7 @@ def _stats(app: Any) -> Any:
 
 def _backlog(service: Service) -> int:
     with service.database.read() as connection:
-        return sum(jobs.backlog(connection, "default"))
+        return sum(jobs.backlog(connection, "default", 10**9))
 
 
 def _depth(producing: Celery, broker: str) -> Callable[[], int]:

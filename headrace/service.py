@@ -46,6 +46,8 @@ from headrace.submission import Key, deadline_of, new_jobs
 from headrace.transport import Filter, Page, Result, Status, Submission
 
 _LONGEST_REASON = 1000
+_MANY = 10_000
+"""Waiting jobs up to which a status counts them: some milliseconds."""
 _REPLAYS = 1000
 """Jobs that one transaction queues again: some tens of milliseconds of locks."""
 _T = TypeVar("_T")
@@ -282,7 +284,7 @@ class Service:
             return f"attempt {job.attempt} is with a worker"
         holding = self.database.ask(lambda connection: pauses.of(connection, job))
         serving = self.workers(job.pool)
-        due, _ = self.database.ask(lambda connection: jobs.backlog(connection, job.pool))
+        due, _ = self.database.ask(lambda connection: jobs.backlog(connection, job.pool, _MANY))
         alone, seconds = self.database.ask(lambda connection: jobs.held_up(connection, job.id))
         if holding:
             return "; ".join(map(str, holding))
@@ -290,7 +292,8 @@ class Service:
             return f"waits for a worker: none serves pool {job.pool!r}"
         if seconds:
             return f"due again in {seconds:.1f} s"
-        line = f"one of {due} jobs due in pool {job.pool!r}, served by {len(serving)} workers"
+        many = f"{_MANY} or more" if due == _MANY else due
+        line = f"one of {many} jobs due in pool {job.pool!r}, served by {len(serving)} workers"
         if alone:
             return f"waits to run alone, for a worker died with it on the device; {line}"
         return line

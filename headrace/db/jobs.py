@@ -227,15 +227,14 @@ def page(
     return [_job(row) for row in rows]
 
 
-def backlog(connection: sa.Connection, pool: str) -> tuple[int, int]:
-    """How many jobs of the pool are queued and due now, and how many run."""
-    table = jobs.c
-    due = sa.select(sa.func.count()).where(
-        in_state(JobState.QUEUED), table.pool == pool, table.due_at <= now()
-    )
-    running = sa.select(sa.func.count()).where(in_state(JobState.RUNNING), table.pool == pool)
-    row = connection.execute(sa.select(due.scalar_subquery(), running.scalar_subquery())).one()
-    return int(row[0]), int(row[1])
+def backlog(connection: sa.Connection, pool: str, at_most: int) -> tuple[int, int]:
+    """How many jobs of the pool are queued and due now, and how many run.
+
+    Each is counted up to `at_most`.
+    """
+    parameters = {"of_pool": pool, "at_most": at_most}
+    due, running = connection.execute(_BACKLOG, parameters).one()
+    return int(due), int(running)
 
 
 def held_up(connection: sa.Connection, id: JobId) -> tuple[bool, float]:
@@ -277,6 +276,22 @@ _VIEW = sa.select(
 ).join_from(jobs, packs, packs.c.id == jobs.c.pack_id, isouter=True)
 
 _FETCH = _VIEW.where(among(jobs.c.id, "ids"))
+_BACKLOG = sa.select(
+    *(
+        sa.select(sa.func.count())
+        .select_from(
+            sa.select(jobs.c.id)
+            .where(counted, jobs.c.pool == sa.bindparam("of_pool"))
+            .limit(sa.bindparam("at_most", type_=sa.Integer))
+            .subquery()
+        )
+        .scalar_subquery()
+        for counted in (
+            sa.and_(in_state(JobState.QUEUED), jobs.c.due_at <= now()),
+            in_state(JobState.RUNNING),
+        )
+    )
+)
 _HELD_UP = sa.select(jobs.c.suspect, (jobs.c.due_at - now()).label("due_in")).where(
     among(jobs.c.id, "ids")
 )

@@ -216,7 +216,8 @@ class TestAskingForMany:
         table.queue(2, one, priority=Priority.HIGH)
         table.claim(table.worker())
         with table.database.read() as connection:
-            assert jobs.backlog(connection, "default") == (3, 1)
+            assert jobs.backlog(connection, "default", 9) == (3, 1)
+            assert jobs.backlog(connection, "default", 2) == (2, 1)
 
 
 def test_a_server_that_is_not_there_is_unavailable(tmp_path) -> None:

@@ -27,7 +27,7 @@ CALLS: dict[str, Callable[[sa.Connection], object]] = {
     "cancel": lambda c: jobs.cancel(c, [ID]),
     "replay": lambda c: jobs.replay(c, [ID]),
     "gone": lambda c: work.gone(c, WorkerId(ID), [ID]),
-    "backlog": lambda c: jobs.backlog(c, "default"),
+    "backlog": lambda c: jobs.backlog(c, "default", 9),
     "dead letters": lambda c: jobs.page(c, tenant="", states=[JobState.FAILED]),
     "dead letters of a code": lambda c: jobs.page(
         c, tenant="", states=[JobState.FAILED], code="model_error"

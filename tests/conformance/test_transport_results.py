@@ -165,6 +165,11 @@ class TestStatus:
             "one of 3 jobs due in pool 'default', served by 1 workers"
         )
 
+    def test_but_not_all_of_very_many(self, client: Client, table, worker, monkeypatch) -> None:
+        monkeypatch.setattr("headrace.service._MANY", 2)
+        ids = client.submit_many("digits", np.zeros((3, 2, 2), np.float32))
+        assert client.status(ids[0]).detail.startswith("one of 2 or more jobs due in pool")
+
     def test_a_suspect_waits_to_run_alone(self, client: Client, table, worker) -> None:
         ids = client.submit_many("digits", np.zeros((2, 2, 2), np.float32))
         table.worker()
