@@ -6,6 +6,7 @@ A check yields what it finds, or raises where it cannot look; `examine` runs the
 from __future__ import annotations
 
 import enum
+import itertools
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from headrace.broker import DEAD_LETTERS, make_app, queues
-from headrace.db import health, migrate, models, pauses, workers
+from headrace.db import health, migrate, models, packs, pauses, workers
 from headrace.db.engine import Database
 from headrace.errors import BrokerUnavailable, HeadraceError
+from headrace.job import PackId
 from headrace.settings import Settings, masked
 from headrace.storage import ObjectStore
 from headrace.storage.rehearsal import rehearse
@@ -26,6 +28,8 @@ from headrace.storage.rehearsal import rehearse
 _LATE_SECONDS = 600.0
 _SKEW_SECONDS = 1.0
 _HOUR = 3600.0
+_OLDEST = 1000
+"""Objects of each kind that are looked at: one page of a listing."""
 _LEASES = 3
 """So many leases after the last sweep, or a worker's end, something keeps the sweeps away."""
 
@@ -59,6 +63,7 @@ def examine(settings: Settings, database: Database, store: ObjectStore) -> Itera
         yield from _tried("workers", check_workers(database))
         yield from _tried("sweeps", check_sweeps(database, settings.lease))
         yield from _tried("orphans", check_orphans(database))
+        yield from _tried("objects", check_objects(database, store))
         with database.read() as connection:
             served = {worker.pool for worker in workers.alive(connection)}
             pools = served.union(models.pools(connection)) or pools
@@ -147,21 +152,41 @@ def check_orphans(database: Database) -> Iterator[Finding]:
     """Nothing is left that nobody will ever come for."""
     with database.read() as connection:
         ids = health.held_by_nobody(connection)
-        packs = health.half_written(connection)
+        writing = health.half_written(connection)
         doomed = health.undeleted(connection, _HOUR)
     if ids:
         what = f"jobs run on workers that are gone: {', '.join(ids)}"
         mend = "cancel them with `headrace cancel`, and submit them again"
         yield Finding("orphans", Level.PROBLEM, what, mend)
-    if packs:
-        what = f"{packs} packs are half-written by workers that are gone"
+    if writing:
+        what = f"{writing} packs are half-written by workers that are gone"
         yield Finding("orphans", Level.WARNING, what, "their objects take up space in the store")
     if doomed:
         what = f"{doomed} packs should have been removed more than an hour ago"
         mend = "their objects take up space in the store; see what keeps the sweeps from it"
         yield Finding("orphans", Level.WARNING, what, mend)
-    if not ids and not packs and not doomed:
+    if not ids and not writing and not doomed:
         yield Finding("orphans", Level.OK, "there are none")
+
+
+def check_objects(database: Database, store: ObjectStore) -> Iterator[Finding]:
+    """The oldest objects, among which strays collect as retention removes the others, have rows."""
+    strays: list[str] = []
+    for prefix in ("inputs/", "results/"):
+        keys = {
+            PackId(info.key.rpartition("/")[2]): info.key
+            for info in itertools.islice(store.list(prefix), _OLDEST)
+        }
+        with database.read() as connection:
+            gone = keys.keys() - packs.known(connection, list(keys))
+        # One that a sweep has removed between the two questions is none.
+        strays += [keys[id] for id in sorted(gone) if any(store.list(keys[id]))]
+    if not strays:
+        yield Finding("objects", Level.OK, "the oldest objects in the store all have their rows")
+        return
+    what = f"{len(strays)} objects belong to no job, such as {strays[0]}"
+    mend = "a writer was paused for more than an hour; delete them, for no sweep will"
+    yield Finding("objects", Level.WARNING, what, mend)
 
 
 def check_broker(

@@ -74,6 +74,11 @@ def live(connection: sa.Connection, ids: Sequence[PackId]) -> set[PackId]:
     return {PackId(id) for (id,) in connection.execute(_LIVE, {"ids": ids})}
 
 
+def known(connection: sa.Connection, ids: Sequence[PackId]) -> set[PackId]:
+    """Those of the packs that have a row, whatever their state."""
+    return {PackId(id) for (id,) in connection.execute(_KNOWN, {"ids": ids})}
+
+
 def release(connection: sa.Connection, jobs: Mapping[PackId, int]) -> None:
     """So many jobs fewer point at each pack; one that has none left is to be removed."""
     # In id order, so that two transactions cannot wait for each other.
@@ -129,6 +134,7 @@ _GIVE_UP_ABANDONED = (
     .returning(packs.c.id)
 )
 _LIVE = sa.select(packs.c.id).where(among(packs.c.id, "ids"), _IS_LIVE)
+_KNOWN = sa.select(packs.c.id).where(among(packs.c.id, "ids"))
 _LOCK = sa.select(packs.c.id).where(among(packs.c.id, "ids")).order_by(packs.c.id).with_for_update()
 _DELETED = (
     sa.select(packs.c.id, packs.c.key)

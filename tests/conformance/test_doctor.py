@@ -13,7 +13,7 @@ from kombu import Connection, Queue
 from headrace import doctor
 from headrace.broker import DEAD_LETTERS, queues
 from headrace.cli import main
-from headrace.db import pauses, workers
+from headrace.db import packs, pauses, workers
 from headrace.db.engine import Database
 from headrace.db.tables import now
 from headrace.db.tables import packs as packs_table
@@ -21,7 +21,7 @@ from headrace.db.tables import workers as workers_table
 from headrace.doctor import Finding, Level, examine
 from headrace.job import WorkerId
 from headrace.settings import Settings
-from headrace.storage import open_store
+from headrace.storage import ObjectStore, open_store
 from tests.conformance.job_table import JobTable, new_pack
 
 NOBODY = "redis://127.0.0.1:9/0"
@@ -159,6 +159,35 @@ class TestSweeps:
             finding = only(doctor.check_orphans(table.database))
             assert finding.level is level
         assert finding.what == "1 packs should have been removed more than an hour ago"
+
+
+class TestObjects:
+    """An object without a row: nobody will ever remove it."""
+
+    @pytest.mark.parametrize("store_url", ["local", "s3"], indirect=True)
+    def test_strays(self, table: JobTable, store: ObjectStore) -> None:
+        pack, stray = new_pack(), new_pack()
+        table.stage(table.worker(), table.queue(), pack)
+        store.put(pack.key, b"known")
+        assert only(doctor.check_objects(table.database, store)).level is OK
+        store.put(stray.key, b"its row is gone")
+        finding = only(doctor.check_objects(table.database, store))
+        assert finding.level is WARNING
+        assert finding.what == f"1 objects belong to no job, such as {stray.key}"
+
+    def test_one_that_is_removed_meanwhile_is_none(
+        self, table: JobTable, store: ObjectStore, monkeypatch
+    ) -> None:
+        pack = new_pack()
+        store.put(pack.key, b"a sweep is about to remove it")
+        known = packs.known
+
+        def swept(*what: object) -> set:
+            store.delete([pack.key])
+            return known(*what)
+
+        monkeypatch.setattr(packs, "known", swept)
+        assert only(doctor.check_objects(table.database, store)).level is OK
 
 
 class TestStore:
