@@ -31,8 +31,8 @@ REPORT = ROOT / "build" / "bench" / "sweep.json"
 _DAY = 24 * 3600.0
 _DAYS = 30
 _MODELS = 50
-_OF_ALL = {"doctor: backlogs"}
-"""What counts every queued job, and may read the whole table where they are most of it."""
+_OF_ALL = {"doctor: backlogs", "status: backlog of a pool"}
+"""What counts queued jobs, and may read the table where they are most of it."""
 Call = Callable[[sa.Connection], object]
 Row = dict[str, Any]
 

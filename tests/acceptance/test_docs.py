@@ -93,7 +93,7 @@ def test_a_worker_is_told_how_it_is_called() -> None:
 
 def test_make_targets_exist() -> None:
     help = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    targets = re.findall(r"^  ([a-z]+) ", help.stdout, re.MULTILINE)
+    targets = re.findall(r"^  ([a-z-]+) ", help.stdout, re.MULTILINE)
     variables = re.findall(r"^  ([A-Z_]+)=", help.stdout, re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text("utf-8")
     seen = 0

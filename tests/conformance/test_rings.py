@@ -147,15 +147,19 @@ def test_only_the_first_of_a_line_are_looked_at(table: JobTable) -> None:
     assert len(rung(table)) == 1
 
 
-def test_a_broker_that_is_down_does_not_keep_the_sweep_from_its_work(table: JobTable) -> None:
+def test_a_broker_that_is_down_does_not_keep_the_sweep_from_its_work(
+    table: JobTable, caplog
+) -> None:
     table.worker()
     bell = Bell(Settings(broker_url="redis://127.0.0.1:1/0", broker_timeout=0.2))
     sweeper = Sweeper(table.database, NoStore(), table.settings, bell)
     kept, overdue = table.queue(2)
+    table.due_in(kept, -60)
     table.deadline_in(overdue, -1)
     table.swept_ago(LEASE / 3)
     swept = sweeper.sweep()
     assert swept is not None
     assert swept.expired == 1
     assert table.states([kept, overdue]) == ["queued", "expired"]
+    assert "broker unavailable" in caplog.text
     bell.close()
