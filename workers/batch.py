@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
+import sqlalchemy as sa
 import uuid_utils
 
 from headrace.db import packs, work
@@ -23,6 +24,7 @@ from workers.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
+_T = TypeVar("_T")
 
 
 class BatchUp:
@@ -74,8 +76,8 @@ class BatchUp:
                 self._to_infer(batch)
         if not batch.items:
             self._waiting.dropped()
-            with suppress(DatabaseUnavailable), self._database.single() as connection:
-                packs.drop(connection, [pack.id for pack in batch.packs])
+            ids = [pack.id for pack in batch.packs]
+            self._insist("drop an empty batch", lambda connection: packs.drop(connection, ids))
         return True
 
     def still_wanted(self, batch: Batch) -> Batch:
@@ -94,13 +96,20 @@ class BatchUp:
         return replace(batch, items=kept)
 
     def _stage(self, batch: Batch, on_device: list[JobId]) -> set[JobId]:
+        def stage(connection: sa.Connection) -> set[JobId]:
+            return work.stage(connection, self._worker, batch.ids, on_device, batch.packs)
+
+        # Nothing runs that the table does not know of.
+        return self._insist("stage a batch", stage)
+
+    def _insist(self, what: str, change: Callable[[sa.Connection], _T]) -> _T:
+        """Repeat it while the table does not take it; the lease decides how long."""
         while True:
             try:
                 with self._database.single() as connection:
-                    return work.stage(connection, self._worker, batch.ids, on_device, batch.packs)
+                    return change(connection)
             except (DatabaseUnavailable, LeaseLapsed) as error:
-                # Nothing runs that the table does not know of; the lease decides how long.
-                _log.warning("cannot stage a batch, trying again: %s", error)
+                _log.warning("cannot %s, trying again: %s", what, error)
                 time.sleep(_RETRY_SECONDS)
 
 
