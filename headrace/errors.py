@@ -5,6 +5,7 @@
     HeadraceError
     ├── InvalidInput            a record does not fit the model's signature
     ├── InputChanged            a dataset's file is no longer the one that was planned
+    ├── OutputLost              what a shard has written is gone before it was published
     ├── IdempotencyConflict     one key, two different payloads
     ├── IllegalTransition       job.py forbids the step
     ├── JobNotEnded             a job that is to be deleted still waits or runs
@@ -78,6 +79,12 @@ class InputChanged(HeadraceError):
     """A file of a dataset is not what it was at the plan; submit the dataset again."""
 
     code = "input_changed"
+
+
+class OutputLost(HeadraceError):
+    """What was written is gone before it was published, as after a clean-up; write it again."""
+
+    code = "output_lost"
 
 
 class IdempotencyConflict(HeadraceError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
@@ -27,7 +28,7 @@ def find(where: str, settings: Settings) -> Iterator[InputFile]:
     prefix, wild = pattern[:literal], literal < len(pattern)
     folder = f"{prefix.rstrip('/')}/" if prefix else ""
     pages = iter(
-        _client(settings)
+        client_of(settings)
         .get()
         .get_paginator("list_objects_v2")
         .paginate(Bucket=bucket, Prefix=prefix)
@@ -52,9 +53,9 @@ class Object(io.RawIOBase):
 
     def __init__(self, file: InputFile, settings: Settings) -> None:
         self._file = file
-        self._client = _client(settings)
+        self._client = client_of(settings)
         self._tries = settings.s3_retries + 1
-        self._bucket, _, self._key = file.uri.removeprefix("s3://").partition("/")
+        self._object = split(file.uri)
         self._at = 0
 
     def readable(self) -> bool:
@@ -82,14 +83,13 @@ class Object(io.RawIOBase):
 
     def _get(self, start: int, size: int) -> bytes:
         request = {
-            "Bucket": self._bucket,
-            "Key": self._key,
+            **self._object,
             "Range": f"bytes={start}-{start + size - 1}",
             "IfMatch": self._file.tag,
         }
         for tries_left in reversed(range(self._tries)):
             try:
-                with translated(self._bucket, self._key, self._file.uri):
+                with asked(self._file.uri):
                     answer = self._client.get().get_object(**request)
                 with contextlib.closing(answer["Body"]) as body:
                     data: bytes = body.read()
@@ -114,6 +114,18 @@ def _matches(parts: list[str], patterns: list[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
 
 
+def split(uri: str) -> dict[str, str]:
+    """An object's Bucket and Key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+def asked(uri: str) -> AbstractContextManager[None]:
+    """Turns what boto3 raises about the object into errors of ours."""
+    return translated(split(uri)["Bucket"], split(uri)["Key"], uri)
+
+
 @cache
-def _client(settings: Settings) -> LazyClient:
+def client_of(settings: Settings) -> LazyClient:
+    """One client for all that has the same settings."""
     return LazyClient(settings)

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +67,14 @@ def results(
     return pa.table(made, schema=schema), failed
 
 
+class Sink(Protocol):
+    """What takes bytes, such as a file or an `outputs.Output`."""
+
+    def write(self, data: bytes, /) -> int:
+        """Put bytes behind those that are there."""
+        ...
+
+
 class Writer(Protocol):
     """Writes a part file, which is whole when the block ends."""
 
@@ -82,17 +90,15 @@ class Writer(Protocol):
         ...
 
 
-def open_writer(
-    sink: BinaryIO, schema: pa.Schema, format: Format, compression: Compression
-) -> Writer:
+def open_writer(sink: Sink, schema: pa.Schema, format: Format, compression: Compression) -> Writer:
     """Writes into `sink`, which stays open. Parquet is compressed inside, with zstd."""
     if format is Format.PARQUET:
-        parquet: Writer = pyarrow.parquet.ParquetWriter(sink, schema, compression="zstd")
+        parquet: Writer = pyarrow.parquet.ParquetWriter(_Open(sink), schema, compression="zstd")
         return parquet
     return _Text(sink, schema, format, compression)
 
 
-def write_errors(sink: BinaryIO, file: str, errors: Iterable[Reject]) -> None:
+def write_errors(sink: Sink, file: str, errors: Iterable[Reject]) -> None:
     """A JSON line for each: ``file``, ``row`` (from 0), ``id`` if there is one, code, message."""
     for error in errors:
         id = {} if error.id is None else {"id": error.id}
@@ -105,7 +111,7 @@ class _Text:
     """JSON lines or CSV, wrapped in a compression or not."""
 
     def __init__(
-        self, sink: BinaryIO, schema: pa.Schema, format: Format, compression: Compression
+        self, sink: Sink, schema: pa.Schema, format: Format, compression: Compression
     ) -> None:
         self._schema = schema
         self._sink: Any = _Open(sink)
@@ -141,14 +147,14 @@ class _Text:
 class _Open(io.RawIOBase):
     """What pyarrow may close, without closing the sink."""
 
-    def __init__(self, sink: BinaryIO) -> None:
+    def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        return self._sink.write(data)
+        return self._sink.write(bytes(data))
 
 
 def _flat(kind: pa.DataType) -> pa.DataType:

@@ -27,7 +27,7 @@ from headrace.errors import (
 )
 from headrace.storage import ObjectInfo
 from headrace.storage.digests import sha256
-from headrace.storage.files import appearing, sync
+from headrace.storage.files import appearing, sync, sync_folder
 from headrace.storage.keys import check_key, check_range, is_part
 
 _TEMPORARY = "~tmp"
@@ -192,11 +192,11 @@ class LocalStore:
 
     def _sync_folders(self, folder: Path) -> None:
         """Make the new name durable, and once per process those of the folders above it."""
-        _sync_folder(folder)
+        sync_folder(folder)
         above = itertools.takewhile(lambda path: path != self.root.parent, folder.parents)
         for parent in (*above, self.root.parent):
             if parent not in self._synced:
-                _sync_folder(parent)
+                sync_folder(parent)
                 self._synced.add(parent)
 
     def _prune(self, folder: Path) -> None:
@@ -247,19 +247,6 @@ def _remove_stale(folder: Path, age: float, limit: int) -> int:
                 path.unlink()
                 removed += 1
     return removed
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,23 @@ def test_an_object_that_changed_is_not_read(store_url, settings, put, tmp_path, 
         _cut(file, schema, tmp_path, settings)
 
 
+@pytest.mark.parametrize("name", ["in.parquet", "in.jsonl", "in.csv.gz"])
+def test_a_store_that_stays_away_is_no_bad_file(
+    store_url, settings, put, between, tmp_path, name
+) -> None:
+    put(name, _data(name))
+    [file] = find(f"{store_url}/{name}", settings)
+    schema = shards.columns(file, settings)
+    if shards.in_place(file):
+        reading = shards.read(_cut(file, schema, tmp_path, settings)[0], schema, settings)
+    else:
+        reading = shards.lay_down(file, schema, 1000, tmp_path, settings)
+    between.whim = lambda method: refuse(503, "SlowDown")
+    with pytest.raises(StoreUnavailable):
+        list(reading)
+    between.whim = lambda method: None
+
+
 def test_a_body_that_breaks_off_for_good_is_no_end(store_url, settings, put, between) -> None:
     put("in.jsonl", _data("in.jsonl"))
     [file] = find(f"{store_url}/in.jsonl", settings)
