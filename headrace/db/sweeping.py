@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from headrace.db.states import may, takes
-from headrace.db.tables import jobs, now, sweeps
+from headrace.db.tables import instant, jobs, now, sweeps
 from headrace.job import JobId, Step
 
 
@@ -59,7 +59,7 @@ _BEGIN = (
 # Common table expressions, for a subselect with a limit may run more than once.
 _OVERDUE = (
     sa.select(jobs.c.id)
-    .where(may(Step.EXPIRE), jobs.c.deadline <= now())
+    .where(may(Step.EXPIRE), jobs.c.deadline <= instant())
     .order_by(jobs.c.deadline)
     .limit(sa.bindparam("size", type_=sa.Integer))
     .with_for_update(skip_locked=True)

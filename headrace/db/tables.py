@@ -39,6 +39,14 @@ def _now_postgresql(element: now, compiler: Any, **kwargs: Any) -> str:
     return "extract(epoch from clock_timestamp())::float8"
 
 
+def instant() -> sa.ColumnElement[float]:
+    """`now`, asked once per statement: a condition on it can use an index.
+
+    PostgreSQL's clock may have moved on with every row, so it compares row by row.
+    """
+    return sa.select(now()).scalar_subquery()
+
+
 class lazy_commit(FunctionElement[bool]):  # noqa: N801
     """True, and lets this transaction commit without waiting for the disk.
 
@@ -108,12 +116,13 @@ def _partial(name: str, where: sa.ColumnElement[bool], *columns: sa.Column[Any])
     sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
-# What is due: the head of a pool, then more of the head's model.
-_partial("jobs_due", _queued, jobs.c.pool, jobs.c.priority, jobs.c.turn, jobs.c.id)
+# What is due: the head of a pool, then more of the head's model. due_at is there so that what is
+# not due yet is passed over without a look at its row.
+_partial("jobs_due", _queued, *(jobs.c[name] for name in "pool priority turn id due_at".split()))
 _partial(
     "jobs_due_by_model",
     _queued,
-    *(jobs.c[name] for name in "pool model version suspect priority turn id".split()),
+    *(jobs.c[name] for name in "pool model version suspect priority turn id due_at".split()),
 )
 # A tenant's last place, which its next job queues up behind.
 _partial("jobs_turn", _queued, jobs.c.pool, jobs.c.priority, jobs.c.tenant, jobs.c.turn)

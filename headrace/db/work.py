@@ -23,7 +23,7 @@ from headrace.db.settling import (
     settling,
 )
 from headrace.db.states import may, takes
-from headrace.db.tables import jobs, lazy_commit, model_versions, now, packs, workers
+from headrace.db.tables import instant, jobs, lazy_commit, model_versions, now, packs, workers
 from headrace.db.units import NewPack, Settlement, Unit, WrittenPack
 from headrace.errors import PackLost
 from headrace.job import JobId, ModelKey, PackId, Priority, Step, WorkerId
@@ -165,7 +165,7 @@ _OF_POOL = sa.bindparam("of_pool", type_=sa.String)
 _DUE = sa.and_(
     may(Step.CLAIM),
     jobs.c.pool == _OF_POOL,
-    jobs.c.due_at <= now(),
+    jobs.c.due_at <= instant(),
     IN_TIME,
 )
 _URGENT_FIRST = (jobs.c.priority, jobs.c.turn, jobs.c.id)

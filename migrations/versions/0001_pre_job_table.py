@@ -74,14 +74,14 @@ def upgrade() -> None:
     op.create_index(
         "jobs_due",
         "jobs",
-        ["pool", "priority", "turn", "id"],
+        ["pool", "priority", "turn", "id", "due_at"],
         sqlite_where=sa.text("state = 'queued'"),
         postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
         "jobs_due_by_model",
         "jobs",
-        ["pool", "model", "version", "suspect", "priority", "turn", "id"],
+        ["pool", "model", "version", "suspect", "priority", "turn", "id", "due_at"],
         sqlite_where=sa.text("state = 'queued'"),
         postgresql_where=sa.text("state = 'queued'"),
     )

@@ -76,3 +76,14 @@ def test_freeing_a_dead_worker_finds_its_jobs_by_index(table: JobTable) -> None:
     plan = plans(table, lambda c: workers.bury(c, worker, quarantine_after=3))
     assert "jobs_running" in plan
     assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING INDEX jobs_running)", plan), plan
+
+
+@pytest.mark.parametrize(("call", "condition"), [("expire", "deadline"), ("claim", "due_at")])
+def test_what_is_not_due_is_passed_over_in_the_index(
+    table: JobTable, call: str, condition: str
+) -> None:
+    """However many wait for their time, their rows are not looked at."""
+    if table.database.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite does not tell which conditions it judges by the index")
+    found = re.findall(r"Index Cond: (.*)", plans(table, CALLS[call]))
+    assert any(f"{condition} <=" in each for each in found), found
