@@ -43,7 +43,7 @@ _SIGNATURE = Signature(
     (Field("n", "int64"), Field("op", "string"), Field("text", "string")),
     (Field("sum", "int64"), Field("text", "string")),
 )
-_BOOT_SECONDS = 120
+BOOT_SECONDS = 120
 _COUNTS = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
 _T = TypeVar("_T")
 
@@ -143,7 +143,7 @@ class Rig:
             self._stack.callback(new[-1].stop)
         self.workers += new
         pids = {worker.pid for worker in new}
-        self.until("the workers take work", lambda: self.ready() >= pids, _BOOT_SECONDS)
+        self.until("the workers take work", lambda: self.ready() >= pids, BOOT_SECONDS)
         return new
 
     def staff(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.chaos.judge import judge, unended, unfinished
 from tests.chaos.load import Load
-from tests.chaos.rig import Late, Rig, rig
+from tests.chaos.rig import BOOT_SECONDS, Late, Rig, rig
 from tests.chaos.scenarios import Scenario
 from tests.chaos.servers import Servers
 
@@ -136,7 +136,9 @@ def _answer_at_once(rig: Rig, load: Load) -> None:
 
 
 def _drain(rig: Rig) -> None:
-    """All workers leave, in good order."""
+    """All workers leave, in good order; one that only just starts would die of the signal."""
+    pids = {worker.pid for worker in rig.workers}
+    rig.until("all workers take work", lambda: rig.ready() >= pids, BOOT_SECONDS)
     for worker in rig.workers:
         worker.drain()
     for worker in rig.workers:
