@@ -6,14 +6,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.broker import make_app, queues
 from headrace.direct import connect
 from headrace.registry.package import read_package
 from headrace.registry.versions import push
 from headrace.service import Service
+from headrace.settings import load_settings
 from headrace.stack.process import Process
 from tests.postgresql import fresh_database, make_template, postgresql_server
 from tests.rabbitmq import rabbitmq_server
@@ -47,8 +49,12 @@ class Rig:
 
     @contextmanager
     def headrace(self, broker: str, store: str, package: Path) -> Iterator[Service]:
-        """A fresh job table with the package pushed; its environment holds inside the block."""
+        """A fresh job table with the package pushed, and no ticket of an earlier one's.
+
+        Its environment holds inside the block.
+        """
         with fresh_database(self.server) as database:
+            _forget_tickets(self.brokers[broker])
             environment = self.environment(database, broker, store)
             with environ(environment):
                 service = connect()
@@ -139,6 +145,17 @@ def wait_for(ready: Callable[[], bool], seconds: float = _READY_SECONDS) -> None
         if time.monotonic() > end:
             raise TimeoutError("a benchmark's worker was not ready in time")
         time.sleep(0.02)
+
+
+def _forget_tickets(broker: str) -> None:
+    settings = load_settings(broker_url=broker)
+    with (
+        make_app(settings, socket_timeout=_READY_SECONDS) as app,
+        app.connection_for_write() as connection,
+    ):
+        for queue in queues("default"):
+            with suppress(connection.channel_errors), connection.channel() as channel:
+                channel.queue_purge(queue.name)
 
 
 def _make_bucket(endpoint: str) -> None:
