@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace.db.units import NewPack, Unit
@@ -68,3 +69,17 @@ class Ran:
     batch: Batch
     outcomes: tuple[Outcome | GiveBack, ...]
     seconds: float
+
+
+def joined(rans: Sequence[Ran]) -> Ran:
+    """Batches that ran one after the other, to be stored as if they had been one."""
+    if len(rans) == 1:
+        return rans[0]
+    batches = [ran.batch for ran in rans]
+    batch = Batch(
+        batches[0].version,
+        tuple(item for batch in batches for item in batch.items),
+        tuple(pack for batch in batches for pack in batch.packs),
+    )
+    outcomes = tuple(outcome for ran in rans for outcome in ran.outcomes)
+    return Ran(batch, outcomes, sum(ran.seconds for ran in rans))

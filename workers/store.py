@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -32,10 +31,10 @@ from headrace.news import tell
 from headrace.storage import ObjectStore
 from headrace.storage.packs import build_pack
 from workers.faults import reach
-from workers.flow import Batch, GiveBack, Item, Ran
+from workers.flow import Batch, GiveBack, Item, Ran, joined
+from workers.line import Line
 
 _log = logging.getLogger(__name__)
-_DEPTH = 2
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 _STORE_PATIENCE = 60.0
 """Seconds a batch is kept for a store that takes nothing, before it is given back."""
@@ -54,8 +53,8 @@ class Encoded:
 
 
 class Store:
-    """Takes batches that ran. Several threads may `step`: one batch is written to the store
-    while another is committed. jobs, batches: how many it has stored.
+    """Takes batches that ran. Several threads may `step`, so that one that hangs holds up no
+    other. jobs, batches: how many it has stored.
 
     encoding: around what a record's result could do harm to.
 
@@ -89,7 +88,7 @@ class Store:
         self._new_packs = new_packs
         self._settled = settled
         self._encoding = encoding
-        self._ran: queue.Queue[Ran | None] = queue.Queue(maxsize=_DEPTH)
+        self._line = Line()
         self._counting = threading.Lock()
         self.jobs = 0
         self.batches = 0
@@ -106,34 +105,32 @@ class Store:
 
         Returns False where it was still behind after `timeout` seconds.
         """
-        try:
-            self._ran.put(ran, timeout=timeout)
-        except queue.Full:
-            return False
-        return True
+        return self._line.put(ran, timeout)
 
     def stop(self) -> None:
         """Store what is in line, then end."""
-        self._ran.put(None)
+        self._line.stop()
 
     def step(self) -> bool:
-        """Store one batch."""
-        ran = self._ran.get()
-        if ran is None:
-            self._ran.put(None)  # for the other threads
+        """Store what is in line: one batch, or several where the store is behind."""
+        rans = self._line.take()
+        if not rans:
             return False
-        self._mine.batch = ran.batch.ids
-        self._commit(ran)
+        self._mine.batch = [id for ran in rans for id in ran.batch.ids]
+        for ran in rans:
+            ran.batch.staged.wait()
+        self._commit(joined(rans))
+        self._line.stored()
         with self._counting:
-            self.jobs += len(ran.outcomes)
-            self.batches += 1
-        self._settled(ran.batch.ids, ran.seconds)
+            self.jobs += len(self._mine.batch)
+            self.batches += len(rans)
+        for ran in rans:
+            self._settled(ran.batch.ids, ran.seconds)
         self._mine.batch = []
         return True
 
     def _commit(self, ran: Ran) -> None:
         """Write, then finish: never a finished job without its object."""
-        ran.batch.staged.wait()
         pause = _FIRST_PAUSE
         give_up = time.monotonic() + _STORE_PATIENCE
         while True:
@@ -170,19 +167,22 @@ class Store:
         outcomes: list[Settlement] = []
         with self._one_encodes, self._encoding(ran.batch.ids):
             results = [_encoded(outcome) for outcome in ran.outcomes]
+        tenants: set[str] = set()
         for pack in ran.batch.packs:
             done = [
                 (item.unit, result)
                 for item, result in zip(ran.batch.items, results, strict=True)
                 if isinstance(result, bytes) and item.unit.tenant == pack.tenant
             ]
-            if not done:
+            if not done or pack.tenant in tenants:
                 unused.append(pack)
                 continue
+            tenants.add(pack.tenant)
             with self._one_encodes, self._encoding(ran.batch.ids):
                 data, places = build_pack([(unit.id, result) for unit, result in done])
             digest = self._store.put(pack.key, data)
             written.append(WrittenPack(pack.id, len(data), digest))
+            self._line.wrote(len(data) * pack.batch_size // len(done))
             outcomes += [
                 Success(
                     unit.id,
@@ -246,7 +246,10 @@ class Store:
 
     def _repacked(self, batch: Batch) -> Batch:
         """The batch with fresh packs, announced; the old ones are given up."""
-        fresh = self._new_packs(list(batch.items))
+        ran_together = batch.packs[0].batch_size
+        fresh = [
+            replace(pack, batch_size=ran_together) for pack in self._new_packs(list(batch.items))
+        ]
         while True:
             try:
                 with self._naming, self._database.single() as connection:

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import pytest
+import sqlalchemy as sa
 
 from headrace.db import jobs
 from headrace.db.engine import Database
-from headrace.db.units import Unit
+from headrace.db.tables import packs
 from headrace.errors import DatabaseUnavailable, LeaseLost, StoreUnavailable
 from headrace.job import Done, WorkerId
 from headrace.storage import ObjectStore
+from headrace.storage.packs import scan
 from tests.conformance.job_table import JobTable
 from tests.unit.items import version
 from workers.batch import new_packs
@@ -27,13 +29,7 @@ class Station:
     def __init__(self, table: JobTable, store: ObjectStore, database: Database) -> None:
         self.table = table
         self.worker: WorkerId = table.worker()
-        table.queue(3)
-        self.units: list[Unit] = table.claim(self.worker)
-        items = tuple(Item(unit, version(), {}, (), 1) for unit in self.units)
-        self.batch = Batch(version(), items, tuple(new_packs(list(items))))
-        self.batch.staged.set()
-        (pack,) = self.batch.packs
-        table.stage(self.worker, self.batch.ids, pack)
+        self.batch = self.claimed(3)
         self._station = Store(
             database=database,
             store=store,
@@ -47,13 +43,31 @@ class Station:
             encoding=lambda ids: nullcontext(),
         )
 
-    def run(self) -> None:
-        self._station.put(Ran(self.batch, tuple(Done({"y": 1.0}) for _ in self.units), 0.1))
+    def claimed(self, count: int) -> Batch:
+        """A batch that is on the device."""
+        self.table.queue(count)
+        units = self.table.claim(self.worker)
+        items = tuple(Item(unit, version(), {}, (), 1) for unit in units)
+        batch = Batch(version(), items, tuple(new_packs(list(items))))
+        batch.staged.set()
+        (pack,) = batch.packs
+        self.table.stage(self.worker, batch.ids, pack)
+        return batch
+
+    def put(self, batch: Batch, result: object = 1.0) -> None:
+        self._station.put(Ran(batch, tuple(Done({"y": result}) for _ in batch.items), 0.1))
+
+    def step(self) -> None:
         assert self._station.step()
 
-    def objects_of_results(self) -> set[str | None]:
+    def run(self) -> None:
+        self.put(self.batch)
+        self.step()
+
+    def objects_of_results(self, *others: Batch) -> set[str | None]:
+        ids = [id for batch in (self.batch, *others) for id in batch.ids]
         with self.table.database.read() as connection:
-            return {result.key for result in jobs.results(connection, self.batch.ids).values()}
+            return {result.key for result in jobs.results(connection, ids).values()}
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +173,70 @@ def test_a_put_that_seemed_to_fail_leaves_no_object_for_good(
     assert table.states(station.batch.ids) == ["succeeded"] * 3
     assert len(keys(store)) == 2
     assert sorted(table.pack_states()) == ["deleted", "live"]
+
+
+def test_batches_that_wait_share_an_object(
+    station: Station, table: JobTable, store: ObjectStore
+) -> None:
+    second = station.claimed(3)
+    station.put(station.batch)
+    station.put(second)
+    station.step()
+    both = station.batch.ids + second.ids
+    assert table.states(both) == ["succeeded"] * 6
+    (key,) = keys(store)
+    assert station.objects_of_results(second) == {key}
+    with table.database.read() as connection:
+        assert {job.batch_size for job in jobs.fetch(connection, both).values()} == {3}
+        names = {id for id, _ in scan(store.get(key))}
+        assert connection.execute(sa.select(packs.c.state, packs.c.jobs)).all() == [("live", 6)]
+    assert names == set(both)
+
+
+def test_a_pack_that_two_batches_share_and_a_sweep_takes_is_stored_again(
+    station: Station, table: JobTable, store: ObjectStore, monkeypatch
+) -> None:
+    second = station.claimed(3)
+    after_put(monkeypatch, store, lambda: table.sweep_pack(station.batch.packs[0].id))
+    station.put(station.batch)
+    station.put(second)
+    station.step()
+    both = station.batch.ids + second.ids
+    assert table.states(both) == ["succeeded"] * 6
+    assert keys(store) == station.objects_of_results(second)
+    with table.database.read() as connection:
+        assert {job.batch_size for job in jobs.fetch(connection, both).values()} == {3}
+
+
+@pytest.mark.parametrize(("count", "result"), [(2, 1.0), (3, "x" * 400_000)])
+def test_batches_of_another_size_or_of_large_results_do_not(
+    station: Station, table: JobTable, store: ObjectStore, count: int, result: object
+) -> None:
+    others = [station.claimed(3), station.claimed(count)]
+    station.put(station.batch, result)
+    station.step()
+    for batch in others:
+        station.put(batch, result)
+    station.step()
+    assert table.states(others[0].ids) == ["succeeded"] * 3
+    assert table.states(others[1].ids) == ["running"] * count
+    station.step()
+    assert len(keys(store)) == len(station.objects_of_results(*others)) == 3
+
+
+def test_a_write_that_hangs_holds_up_no_other_batch(
+    station: Station, table: JobTable, store: ObjectStore, monkeypatch
+) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+    after_put(monkeypatch, store, lambda: (hangs.set(), goes_on.wait()))
+    second = station.claimed(3)
+    slow = threading.Thread(target=station.run, daemon=True)
+    slow.start()
+    assert hangs.wait(60)
+    station.put(second)
+    station.step()
+    assert table.states(second.ids) == ["succeeded"] * 3
+    assert table.states(station.batch.ids) == ["running"] * 3
+    goes_on.set()
+    slow.join()
+    assert table.states(station.batch.ids) == ["succeeded"] * 3
