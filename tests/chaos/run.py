@@ -139,6 +139,7 @@ def _drain(rig: Rig) -> None:
     """All workers leave, in good order; one that only just starts would die of the signal."""
     pids = {worker.pid for worker in rig.workers}
     rig.until("all workers take work", lambda: rig.ready() >= pids, BOOT_SECONDS)
+    rig.until("all workers listen", lambda: all(worker.listens() for worker in rig.workers))
     for worker in rig.workers:
         worker.drain()
     for worker in rig.workers:
