@@ -48,6 +48,7 @@ class Handler:
         if op == "sleep":
             time.sleep(float(argument))
         if op == "until":
+            pathlib.Path(f"{argument}.begun").touch()
             while not pathlib.Path(argument).exists():
                 time.sleep(0.01)
         if op == "note":
