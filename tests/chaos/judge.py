@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,9 +27,10 @@ FAILS_WITH: Mapping[str, tuple[str, str]] = {
     "raise": ("model_error", "no record {n}, please"),
     "crash": ("quarantined", "was killed by SIGSEGV"),
     "hang": ("quarantined", "over its limit of"),
-    "swell": ("quarantined", "in HEADRACE_WORKER_MEMORY"),
+    # A busy machine may be so slow to give it memory that its time is up first.
+    "swell": ("quarantined", "in HEADRACE_WORKER_MEMORY|over its limit of"),
 }
-"""What a poisoned record ends with, by what it does: its error's code, and words of its message."""
+"""What a poisoned record ends with, by what it does: its code, and what the message matches."""
 
 _SHOWN = 5
 _READ_AT_ONCE = 500
@@ -176,9 +178,8 @@ def _ended_well(id: JobId, record: Record, row: sa.Row, load: Load) -> bool:
     if record.op == GOOD:
         return row.state == JobState.SUCCEEDED
     code, words = FAILS_WITH[record.op]
-    return (row.state, row.error_code) == (JobState.FAILED, code) and (
-        words.format(n=record.n) in row.error_message
-    )
+    said = re.search(words.format(n=record.n), row.error_message or "")
+    return (row.state, row.error_code) == (JobState.FAILED, code) and said is not None
 
 
 def _judge_what_clients_read(rig: Rig, succeeded: Mapping[JobId, Record], verdict: Verdict) -> None:

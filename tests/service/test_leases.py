@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import sqlalchemy as sa
 
 from headrace.db.tables import packs
 from headrace.stack.process import Process
 from tests.service.rig import Rig, eventually, rig
+from tests.service.stack.processes import gone
 
 LEASE = 1.5
 
@@ -107,10 +107,10 @@ def test_a_worker_without_its_supervisor_leaves_when_the_lease_has_run_out(worke
     ids = worker.submit("echo", [3], op="sleep 3600")
     eventually("it is on the device", lambda: worker.on_device() == ids)
     assert worker.process is not None
-    orphan = psutil.Process(worker.child())
+    orphan = worker.child()
     os.kill(worker.process.pid, signal.SIGKILL)
     try:
-        orphan.wait(timeout=60)
+        eventually("it has left", lambda: gone(orphan))
     finally:
-        with suppress(psutil.NoSuchProcess):
-            orphan.kill()
+        with suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
