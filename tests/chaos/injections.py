@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from kombu import Connection
 
 from headrace.broker import queues
+from headrace.db import health
 from headrace.db.packs import given_up
 from headrace.db.tables import jobs, packs
 from headrace.settings import load_settings
@@ -149,7 +150,15 @@ def lose_database(rig: Rig, load: Load) -> None:
     before = _children(rig)
     stop_postgresql(rig, signal.SIGINT)
     time.sleep((1.5 if rig.short else 3) * LEASE)
+    # One of them sweeps before the others can renew their leases.
+    others = [worker.pid for worker in rig.workers[1:]]
+    for pid in others:
+        send(signal.SIGSTOP, pid)
     rig.servers.postgresql.start()
+    rig.until("somebody sweeps", lambda: rig.database.ask(health.unswept) < 1)
+    time.sleep(0.5)
+    for pid in others:
+        send(signal.SIGCONT, pid)
     load.until_more(200)
     if _children(rig) != before:
         rig.problems.append("workers were killed for an outage of the database")
