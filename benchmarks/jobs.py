@@ -27,7 +27,7 @@ from benchmarks import model, naive, noop
 from benchmarks.rig import ROOT, Rig, environ, rig, wait_for
 from headrace import Client
 from headrace.broker import make_app
-from headrace.db import jobs
+from headrace.db import views
 from headrace.registry.package import read_package
 from headrace.service import Service
 from headrace.settings import load_settings
@@ -289,7 +289,7 @@ def _stats(app: Any) -> Any:
 
 def _backlog(service: Service) -> int:
     with service.database.read() as connection:
-        return sum(jobs.backlog(connection, "default", 10**9))
+        return sum(views.backlog(connection, "default", 10**9))
 
 
 def _depth(producing: Celery, broker: str) -> Callable[[], int]:

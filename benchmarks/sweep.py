@@ -21,7 +21,7 @@ import click
 import sqlalchemy as sa
 
 from benchmarks.rig import ROOT
-from headrace.db import deletion, due, health, jobs, models, packs, sweeping, workers
+from headrace.db import deletion, due, health, models, packs, sweeping, views, workers
 from headrace.db.engine import Database
 from headrace.job import JobState, ModelKey, Priority
 from headrace.sweeper import BATCH
@@ -111,12 +111,12 @@ def _calls(database: Database) -> Iterator[tuple[str, Call]]:
     yield "doctor: jobs held by nobody", health.held_by_nobody
     yield "doctor: half-written packs", health.half_written
     yield "doctor: undeleted packs", lambda c: health.undeleted(c, 3600.0)
-    yield "status: backlog of a pool", lambda c: jobs.backlog(c, "default", 10_000)
+    yield "status: backlog of a pool", lambda c: views.backlog(c, "default", 10_000)
     for state in (JobState.FAILED, JobState.QUEUED, JobState.RUNNING):
-        yield f"list: {state}", lambda c, state=state: jobs.page(c, tenant="", states=[state])  # type: ignore[misc]  # mypy infers no default
+        yield f"list: {state}", lambda c, state=state: views.page(c, tenant="", states=[state])  # type: ignore[misc]  # mypy infers no default
     yield (
         "list: failed with a code that none has",
-        lambda c: jobs.page(c, tenant="", states=[JobState.FAILED], code="none"),
+        lambda c: views.page(c, tenant="", states=[JobState.FAILED], code="none"),
     )
 
 

@@ -17,7 +17,7 @@ import uuid_utils
 
 from headrace import payload
 from headrace.broker import Bell
-from headrace.db import deletion, jobs, models, packs, pauses, workers
+from headrace.db import deletion, jobs, models, packs, pauses, views, workers
 from headrace.db.engine import Database, retrying
 from headrace.db.units import NewPack, WrittenPack
 from headrace.errors import (
@@ -88,7 +88,7 @@ class Service:
 
     def get(self, ids: Sequence[JobId]) -> list[Job]:
         """The jobs, in order."""
-        found = self.database.ask(lambda connection: jobs.fetch(connection, ids))
+        found = self.database.ask(lambda connection: views.fetch(connection, ids))
         return [self._with_uri(_of(found, id)) for id in ids]
 
     def status(self, id: JobId) -> Status:
@@ -98,7 +98,7 @@ class Service:
 
     def ended(self, ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
         """Those of `ids` that are terminal: one question, however many they are."""
-        return self.database.ask(lambda connection: jobs.ended(connection, ids))
+        return self.database.ask(lambda connection: views.ended(connection, ids))
 
     def listen(self, ids: Sequence[JobId], seconds: float) -> None:
         """Let `seconds` pass, or less where one of a few `ids` is heard to have ended."""
@@ -106,7 +106,7 @@ class Service:
 
     def results(self, ids: Sequence[JobId]) -> Iterator[Result]:
         """The jobs' outputs, in order; neighbours in one pack are read together."""
-        found = self.database.ask(lambda connection: jobs.results(connection, ids))
+        found = self.database.ask(lambda connection: views.results(connection, ids))
         stored = [_of(found, id) for id in ids]
         for result in stored:
             _check_succeeded(result)
@@ -134,7 +134,7 @@ class Service:
         """Delete jobs that have ended, all or none; their results go with them."""
         with self.database.write() as connection:
             removed = deletion.remove(connection, ids)
-            for job in jobs.fetch(connection, ids).values():
+            for job in views.fetch(connection, ids).values():
                 raise JobNotEnded(job.id, job.state)
         return removed
 
@@ -142,7 +142,7 @@ class Service:
         """Jobs that match, newest first."""
         name, version = parse_ref(filter.model) if filter.model else (None, None)
         found = self.database.ask(
-            lambda connection: jobs.page(
+            lambda connection: views.page(
                 connection,
                 tenant=filter.tenant,
                 model=name,
@@ -261,7 +261,7 @@ class Service:
                 jobs.insert(connection, new)
         return ids
 
-    def _decode(self, group: Sequence[jobs.StoredResult]) -> Iterator[Result]:
+    def _decode(self, group: Sequence[views.StoredResult]) -> Iterator[Result]:
         key = group[0].key
         if all(result.inline is not None for result in group) or key is None:
             for result in group:
@@ -284,8 +284,8 @@ class Service:
             return f"attempt {job.attempt} is with a worker"
         holding = self.database.ask(lambda connection: pauses.of(connection, job))
         serving = self.workers(job.pool)
-        due, _ = self.database.ask(lambda connection: jobs.backlog(connection, job.pool, _MANY))
-        alone, seconds = self.database.ask(lambda connection: jobs.held_up(connection, job.id))
+        due, _ = self.database.ask(lambda connection: views.backlog(connection, job.pool, _MANY))
+        alone, seconds = self.database.ask(lambda connection: views.held_up(connection, job.id))
         if holding:
             return "; ".join(map(str, holding))
         if not serving:
@@ -331,7 +331,7 @@ def _cursor(cursor: str | None) -> JobId | None:
         raise InvalidInput("cursor", f"not one that a page gave: {cursor!r}") from None
 
 
-def _check_succeeded(result: jobs.StoredResult) -> None:
+def _check_succeeded(result: views.StoredResult) -> None:
     if result.state is JobState.SUCCEEDED:
         return
     code = result.error.code if result.error else str(result.state)

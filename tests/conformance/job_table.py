@@ -11,7 +11,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 import uuid_utils
 
-from headrace.db import deletion, jobs, models, work, workers
+from headrace.db import deletion, jobs, models, views, work, workers
 from headrace.db.engine import Database
 from headrace.db.jobs import NewJob
 from headrace.db.tables import jobs as jobs_table
@@ -169,22 +169,22 @@ class JobTable:
 
     def get(self, id: JobId) -> Job:
         with self.database.read() as connection:
-            return jobs.fetch(connection, [id])[id]
+            return views.fetch(connection, [id])[id]
 
     def states(self, ids: Sequence[JobId]) -> list[str]:
         with self.database.read() as connection:
-            found = jobs.fetch(connection, ids)
+            found = views.fetch(connection, ids)
         return [str(found[id].state) for id in ids]
 
     def attempts(self, ids: Sequence[JobId]) -> list[int]:
         with self.database.read() as connection:
-            found = jobs.fetch(connection, ids)
+            found = views.fetch(connection, ids)
         return [found[id].attempt for id in ids]
 
     def records(self, ids: Sequence[JobId]) -> list[tuple[int, int]]:
         """What the jobs have against them: (attempt, deaths)."""
         with self.database.read() as connection:
-            found = jobs.fetch(connection, ids)
+            found = views.fetch(connection, ids)
         return [(found[id].attempt, found[id].deaths) for id in ids]
 
     def pack_states(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.db import jobs
+from headrace.db import views
 from headrace.db.units import Unit
 from headrace.errors import LeaseLapsed, PackLost
 from headrace.job import ErrorInfo, JobState, WorkerId
@@ -87,7 +87,7 @@ class TestFinish:
         large = success(units[1], pack, inline=None)
         table.finish(worker, [success(units[0], pack), large], [pack.id])
         with table.database.read() as connection:
-            found = jobs.results(connection, ids(units))
+            found = views.results(connection, ids(units))
         small, large, none = (found[id] for id in ids(units))
         assert (small.inline, small.key, small.offset, small.length) == (b"result", pack.key, 0, 6)
         assert (large.inline, large.key) == (None, pack.key)
@@ -143,7 +143,7 @@ class TestFinish:
         assert table.finish(worker, [success(unit, pack) for unit in units], [pack.id]) == 2
         assert table.states(ids(units)) == ["succeeded", "cancelled", "succeeded"]
         with table.database.read() as connection:
-            assert jobs.results(connection, [units[1].id])[units[1].id].inline is None
+            assert views.results(connection, [units[1].id])[units[1].id].inline is None
 
     def test_a_pack_that_nobody_points_at_is_to_be_deleted(self, table, worker, units) -> None:
         pack = new_pack()

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from headrace.db import jobs
+from headrace.db import views
 from headrace.db.engine import Database
 from headrace.db.tables import packs
 from headrace.db.units import Again, Unit
@@ -236,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         if not getattr(self, "jobs", None):
             return
         with self.table.database.read() as connection:
-            found = jobs.fetch(connection, list(self.jobs))
+            found = views.fetch(connection, list(self.jobs))
         assert found.keys() == {id for id, job in self.jobs.items() if not job.deleted}
         for id, row in found.items():
             job = self.jobs[id]

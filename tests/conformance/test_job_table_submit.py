@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from headrace.db import jobs
+from headrace.db import jobs, views
 from headrace.db.engine import Database
 from headrace.db.tables import now
 from headrace.errors import DatabaseUnavailable
@@ -54,7 +54,7 @@ class TestInsert:
         with pytest.raises(RuntimeError):
             write()
         with table.database.read() as connection:
-            assert jobs.fetch(connection, [row.id]) == {}
+            assert views.fetch(connection, [row.id]) == {}
 
     def test_the_clock_is_the_databases(
         self, table: JobTable, monkeypatch: pytest.MonkeyPatch
@@ -133,7 +133,7 @@ class TestPage:
     @staticmethod
     def page(table: JobTable, **what: object) -> list[JobId]:
         with table.database.read() as connection:
-            return [job.id for job in jobs.page(connection, tenant="", **what)]
+            return [job.id for job in views.page(connection, tenant="", **what)]
 
     def test_newest_first_and_on_from_a_cursor_without_gap_or_repeat(self, table: JobTable) -> None:
         ids = table.queue(25)
@@ -174,7 +174,7 @@ class TestAskingForMany:
     @staticmethod
     def ended(table: JobTable, ids: Sequence[JobId]) -> dict[JobId, JobState]:
         with table.database.read() as connection:
-            return jobs.ended(connection, ids)
+            return views.ended(connection, ids)
 
     def test_ended_tells_the_terminal_ones_of_twenty_thousand(self, table: JobTable) -> None:
         ids = table.queue(20_000)
@@ -203,9 +203,9 @@ class TestAskingForMany:
     def test_ids_that_do_not_exist_are_left_out(self, table: JobTable, ids: list[JobId]) -> None:
         table.queue()
         with table.database.read() as connection:
-            assert jobs.ended(connection, ids) == {}
-            assert jobs.fetch(connection, ids) == {}
-            assert jobs.results(connection, ids) == {}
+            assert views.ended(connection, ids) == {}
+            assert views.fetch(connection, ids) == {}
+            assert views.results(connection, ids) == {}
         assert table.cancel(*ids) == []
 
     def test_backlog_counts_what_is_due_and_what_runs_in_the_pool(self, table: JobTable) -> None:
@@ -216,14 +216,14 @@ class TestAskingForMany:
         table.queue(2, one, priority=Priority.HIGH)
         table.claim(table.worker())
         with table.database.read() as connection:
-            assert jobs.backlog(connection, "default", 9) == (3, 1)
-            assert jobs.backlog(connection, "default", 2) == (2, 1)
+            assert views.backlog(connection, "default", 9) == (3, 1)
+            assert views.backlog(connection, "default", 2) == (2, 1)
 
 
 def test_a_server_that_is_not_there_is_unavailable(tmp_path) -> None:
     database = Database(f"postgresql://headrace@/postgres?host={tmp_path}")
     with pytest.raises(DatabaseUnavailable), database.read() as connection:
-        jobs.fetch(connection, [JobId(new_id())])
+        views.fetch(connection, [JobId(new_id())])
     database.close()
 
 
@@ -237,7 +237,7 @@ def test_a_session_that_the_server_ended_is_unavailable_once(postgresql_url: str
 
     with pytest.raises(DatabaseUnavailable), database.write() as connection:
         idle(connection)
-    assert database.ask(lambda connection: jobs.ended(connection, [JobId(new_id())])) == {}
+    assert database.ask(lambda connection: views.ended(connection, [JobId(new_id())])) == {}
     database.close()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from headrace.db import deletion, due, health, jobs, sweeping, work, workers
+from headrace.db import deletion, due, health, jobs, sweeping, views, work, workers
 from headrace.job import JobState, Priority, WorkerId
 from tests.conformance.job_table import M1, JobTable, new_id
 
@@ -21,15 +21,15 @@ CALLS: dict[str, Callable[[sa.Connection], object]] = {
     "lines to ring for": due.lines,
     "jobs to ring for": lambda c: due.ids(c, LINE, 0.0, limit=10),
     "held by nobody": health.held_by_nobody,
-    "fetch": lambda c: jobs.fetch(c, [ID]),
-    "ended": lambda c: jobs.ended(c, [ID]),
-    "results": lambda c: jobs.results(c, [ID]),
+    "fetch": lambda c: views.fetch(c, [ID]),
+    "ended": lambda c: views.ended(c, [ID]),
+    "results": lambda c: views.results(c, [ID]),
     "cancel": lambda c: jobs.cancel(c, [ID]),
     "replay": lambda c: jobs.replay(c, [ID]),
     "gone": lambda c: work.gone(c, WorkerId(ID), [ID]),
-    "backlog": lambda c: jobs.backlog(c, "default", 9),
-    "dead letters": lambda c: jobs.page(c, tenant="", states=[JobState.FAILED]),
-    "dead letters of a code": lambda c: jobs.page(
+    "backlog": lambda c: views.backlog(c, "default", 9),
+    "dead letters": lambda c: views.page(c, tenant="", states=[JobState.FAILED]),
+    "dead letters of a code": lambda c: views.page(
         c, tenant="", states=[JobState.FAILED], code="model_error"
     ),
 }

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import sqlalchemy as sa
 
-from headrace.db import jobs
+from headrace.db import views
 from headrace.db.engine import Database
 from headrace.db.tables import packs
 from headrace.errors import DatabaseUnavailable, LeaseLost, StoreUnavailable
@@ -67,7 +67,7 @@ class Station:
     def objects_of_results(self, *others: Batch) -> set[str | None]:
         ids = [id for batch in (self.batch, *others) for id in batch.ids]
         with self.table.database.read() as connection:
-            return {result.key for result in jobs.results(connection, ids).values()}
+            return {result.key for result in views.results(connection, ids).values()}
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +187,7 @@ def test_batches_that_wait_share_an_object(
     (key,) = keys(store)
     assert station.objects_of_results(second) == {key}
     with table.database.read() as connection:
-        assert {job.batch_size for job in jobs.fetch(connection, both).values()} == {3}
+        assert {job.batch_size for job in views.fetch(connection, both).values()} == {3}
         names = {id for id, _ in scan(store.get(key))}
         assert connection.execute(sa.select(packs.c.state, packs.c.jobs)).all() == [("live", 6)]
     assert names == set(both)
@@ -205,7 +205,7 @@ def test_a_pack_that_two_batches_share_and_a_sweep_takes_is_stored_again(
     assert table.states(both) == ["succeeded"] * 6
     assert keys(store) == station.objects_of_results(second)
     with table.database.read() as connection:
-        assert {job.batch_size for job in jobs.fetch(connection, both).values()} == {3}
+        assert {job.batch_size for job in views.fetch(connection, both).values()} == {3}
 
 
 @pytest.mark.parametrize(("count", "result"), [(2, 1.0), (3, "x" * 400_000)])
