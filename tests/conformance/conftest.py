@@ -15,6 +15,7 @@ from headrace.settings import Settings
 from headrace.storage import ObjectStore, open_store
 from tests.conformance.job_table import JobTable
 from tests.conformance.registered import IMAGE, INLINE, MAX_INPUT, PAIR, PLAIN, register
+from tests.conformance.s3_faults import Proxy, proxy
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -58,3 +59,18 @@ def service(database: Database, store: ObjectStore) -> Service:
 def client(request: pytest.FixtureRequest, service: Service) -> Iterator[Client]:
     with Client(transport=service) as client:
         yield client
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 waits a second and more between its tries."""
+    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
+    monkeypatch.setattr(backoff, lambda self, context: 0.0)
+
+
+@pytest.fixture
+def between(s3_endpoint: str) -> Iterator[Proxy]:
+    """The S3 server behind faults that a test plans, and that must be met."""
+    with proxy(s3_endpoint) as between:
+        yield between
+    assert not between.unused(), "a fault was planned that nothing met"

@@ -20,17 +20,12 @@ from headrace.datasets.writing import open_writer
 from headrace.errors import InvalidInput, ObjectExists, OutputLost, StoreUnavailable
 from headrace.settings import Settings, load_settings
 from headrace.storage.s3_upload import PART_BYTES
-from tests.conformance.s3_faults import lost, proxy, refuse, reset
+from tests.conformance.s3_faults import lost, refuse, reset
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 on_both = pytest.mark.parametrize("store_url", ["local", "s3"], indirect=True)
 in_s3 = pytest.mark.parametrize("store_url", ["s3"], indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """boto3 waits a second and more between its tries."""
-    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
-    monkeypatch.setattr(backoff, lambda self, context: 0.0)
 
 
 @pytest.fixture
@@ -41,13 +36,6 @@ def settings(store_url) -> Settings:
 @pytest.fixture
 def uri(store_url) -> str:
     return f"{store_url}/out/part-0.jsonl"
-
-
-@pytest.fixture
-def between(s3_endpoint):
-    with proxy(s3_endpoint) as between:
-        yield between
-    assert not between.unused(), "a fault was planned that nothing met"
 
 
 def written(uri, settings, data=b"one") -> Sealed:

@@ -12,23 +12,12 @@ from headrace.datasets import shards
 from headrace.datasets.files import find, open_file
 from headrace.errors import InputChanged, InvalidInput, StorageError, StoreUnavailable
 from headrace.settings import Settings, load_settings
-from tests.conformance.s3_faults import proxy, refuse, truncate
+from tests.conformance.s3_faults import refuse, truncate
 
-pytestmark = pytest.mark.parametrize("store_url", ["s3"], indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """boto3 waits a second and more between its tries."""
-    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
-    monkeypatch.setattr(backoff, lambda self, context: 0.0)
-
-
-@pytest.fixture
-def between(s3_endpoint):
-    with proxy(s3_endpoint) as between:
-        yield between
-    assert not between.unused(), "a fault was planned that nothing met"
+pytestmark = [
+    pytest.mark.parametrize("store_url", ["s3"], indirect=True),
+    pytest.mark.usefixtures("no_pauses"),
+]
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from tests.conformance.s3_faults import (
     damage,
     hang,
     lost,
-    proxy,
     refuse,
     reset,
     shorten,
@@ -37,21 +36,10 @@ from tests.conformance.s3_faults import (
     without,
 )
 
-pytestmark = pytest.mark.parametrize("store_url", ["s3"], indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """boto3 waits a second and more between its tries."""
-    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
-    monkeypatch.setattr(backoff, lambda self, context: 0.0)
-
-
-@pytest.fixture
-def between(s3_endpoint):
-    with proxy(s3_endpoint) as between:
-        yield between
-    assert not between.unused(), "a fault was planned that nothing met"
+pytestmark = [
+    pytest.mark.parametrize("store_url", ["s3"], indirect=True),
+    pytest.mark.usefixtures("no_pauses"),
+]
 
 
 @pytest.fixture

@@ -1,21 +1,8 @@
 """What the tests ask of processes that are not their own children."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-
-WAIT = 60.0
-"""Seconds within which anything must happen, on a busy machine too."""
-
-
-def eventually(what: str, holds: Callable[[], bool]) -> None:
-    """Poll until `holds`."""
-    deadline = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {WAIT:g} s: {what}"
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:

@@ -16,7 +16,8 @@ import headrace
 from headrace.db import workers
 from headrace.db.engine import Database
 from headrace.stack import Stack
-from tests.service.stack.processes import WAIT, eventually, gone, worker_pids
+from tests.service.rig import WAIT, eventually
+from tests.service.stack.processes import gone, worker_pids
 
 
 @pytest.mark.usefixtures("hangup")

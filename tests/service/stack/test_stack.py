@@ -18,7 +18,8 @@ from headrace.db.engine import Database
 from headrace.errors import ConfigError, NotInstalled, StackError, StackRunning
 from headrace.settings import load_settings
 from headrace.stack import Stack, servers
-from tests.service.stack.processes import eventually, gone, worker_pids
+from tests.service.rig import eventually
+from tests.service.stack.processes import gone, worker_pids
 from tests.service.stack.script import StackUnderTest
 
 
