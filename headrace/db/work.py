@@ -34,18 +34,26 @@ def claim(
     worker: WorkerId,
     pool: str,
     *,
+    line: str = "",
+    at_most: int | None = None,
     excluding: Sequence[ModelKey] = (),
     at_once: bool = False,
 ) -> list[Unit]:
     """Claim one batch: the pool's most urgent due job, and more of the same model version.
 
-    excluding: versions this worker cannot serve just now. at_once: for a device that is idle,
-    name the units as on it. At most the version's max_records; a suspect by itself. Nothing that
-    is paused. Raises LeaseLapsed, LeaseLost. Fit for `Database.single`.
+    line: of the pool's lines, the one of this name (`headrace.dataset.SHARDS`), not that of its
+    single jobs. excluding: versions this worker cannot serve just now. at_once: for a device that
+    is idle, name the units as on it. At most the version's max_records, or at_most; a suspect by
+    itself. Nothing that is paused. Raises LeaseLapsed, LeaseLost. Fit for `Database.single`.
     """
     in_one_trip = at_once and connection.dialect.name == "postgresql"
     head, claiming = _passing_over(tuple(excluding)) if excluding else (_HEAD, _CLAIM)
-    parameters = {"worker": worker, "of_pool": pool}
+    parameters = {
+        "worker": worker,
+        "of_pool": pool,
+        "of_line": pool + line,
+        "at_most": _ALL if at_most is None else at_most,
+    }
     for tried in range(_CLAIM_TRIES):
         statement = one_trip.naming(claiming) if in_one_trip else claiming
         rows = connection.execute(statement, parameters).all()
@@ -161,10 +169,12 @@ def settle(connection: sa.Connection, worker: WorkerId, outcomes: Sequence[Settl
 
 _CLAIM_TRIES = 3
 
+_ALL = 2**31 - 1
 _OF_POOL = sa.bindparam("of_pool", type_=sa.String)
+_AT_MOST = sa.bindparam("at_most", type_=sa.Integer)
 _DUE = sa.and_(
     may(Step.CLAIM),
-    jobs.c.pool == _OF_POOL,
+    jobs.c.pool == sa.bindparam("of_line", type_=sa.String),
     jobs.c.due_at <= instant(),
     IN_TIME,
 )
@@ -175,7 +185,9 @@ _FOUND = (
     jobs.c.model,
     jobs.c.version,
     jobs.c.suspect,
-    sa.case((jobs.c.suspect, 1), else_=_VERSION.max_records).label("size"),
+    sa.case(
+        (jobs.c.suspect, 1), (_VERSION.max_records > _AT_MOST, _AT_MOST), else_=_VERSION.max_records
+    ).label("size"),
 )
 _HEAD = (
     sa.select(*_FOUND)
