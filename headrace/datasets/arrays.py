@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -173,9 +174,17 @@ def _from_text(field: Field, column: pa.Array) -> pa.Array:
         except pa.ArrowInvalid:
             raise InvalidInput(field.name, f"not a number: {_first(column)}") from None
     try:
-        return pa.array([json.loads(text) for text in column.to_pylist()], arrow_type(field))
+        return pa.array(_loads(column.to_pylist()), arrow_type(field))
     except (ValueError, pa.ArrowInvalid, pa.ArrowTypeError):
         raise InvalidInput(field.name, f"not a JSON list of numbers: {_first(column)}") from None
+
+
+def _loads(texts: list[str]) -> list[Any]:
+    """Lists of numbers, four times as fast as by `json`; which also knows NaN, and so is asked."""
+    try:
+        return list(map(orjson.loads, texts))
+    except orjson.JSONDecodeError:
+        return list(map(json.loads, texts))
 
 
 def _json_values(field: Field, column: pa.Array) -> list[Any]:

@@ -18,8 +18,12 @@ _HEADER = 1
 
 
 def columns(stream: BinaryIO) -> pa.Schema:
-    """The names of the header. Raises InvalidInput where a name comes twice."""
-    names: list[str] = pyarrow.csv.open_csv(stream, *_options([], [])).schema.names
+    """The names of the header; of a file without a line, none.
+
+    Raises InvalidInput where a name comes twice.
+    """
+    reader = _reader(stream, [], [])
+    names: list[str] = [] if reader is None else reader.schema.names
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InvalidInput("header", f"has two columns {twice[0]!r}")
@@ -30,7 +34,7 @@ def read(stream: BinaryIO, schema: pa.Schema) -> Iterator[Rows]:
     """All rows; a line break within quotes belongs to its value."""
     odd: list[Reject] = []
     at = 0
-    for batch in pyarrow.csv.open_csv(stream, *_options(schema.names, odd)):
+    for batch in _reader(stream, schema.names, odd) or ():
         # Rows that are no rows are told of before those behind them come.
         passed = {reject.number for reject in odd}
         numbers = np.fromiter(
@@ -44,8 +48,17 @@ def read(stream: BinaryIO, schema: pa.Schema) -> Iterator[Rows]:
         yield Rows(schema.empty_table(), np.empty(0, np.int64), tuple(odd))
 
 
+def _reader(stream: BinaryIO, names: list[str], odd: list[Reject]) -> Any:
+    """odd: takes the rows with too many columns or too few. None where there is no line."""
+    try:
+        return pyarrow.csv.open_csv(stream, *_options(names, odd))
+    except pa.ArrowInvalid as error:
+        if "Empty CSV file" in str(error):
+            return None
+        raise
+
+
 def _options(names: list[str], odd: list[Reject]) -> tuple[Any, Any, Any]:
-    """odd: takes the rows with too many columns or too few."""
 
     def skip(row: Any) -> str:
         problem = f"expected {row.expected_columns} columns, got {row.actual_columns}"

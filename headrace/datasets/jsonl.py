@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -17,15 +18,21 @@ from headrace.datasets.rows import Rows, sift, whole
 from headrace.errors import InvalidInput
 
 _BLOCK = 4 * 1024 * 1024
-_SAMPLE = 1000
+_SAMPLE, _SAMPLE_BYTES = 20_000, 16 * 1024 * 1024
+"""Lines, and their bytes, whose values tell the types of columns."""
 _LONGEST = 256 * 1024 * 1024
 """Bytes of a line; a file that has no line ends must not fill the memory."""
 
 
 def columns(stream: BinaryIO) -> pa.Schema:
-    """The names, and the types of the first rows. Raises InvalidInput where there is none."""
-    lines = (line for _, some in blocks(stream) for line in some)
-    objects = list(islice(_objects(lines), _SAMPLE))
+    """The names, and the types of the first rows; of a file without a row, none.
+
+    Raises InvalidInput where none of the first is an object.
+    """
+    lines = [line for line in _sample(stream) if holds_row(line)]
+    objects = list(_objects(lines))
+    if lines and not objects:
+        raise InvalidInput("the first rows", "none is a JSON object on a line of its own")
     names = dict.fromkeys(name for found in objects for name in found)
     return pa.schema([_typed(name, [found.get(name) for found in objects]) for name in names])
 
@@ -35,11 +42,16 @@ def read(
 ) -> Iterator[Rows]:
     """The rows of the stream's next `size` bytes, of which the first line is number `first`."""
     for number, lines in blocks(stream, first, size):
-        full = [line for line in lines if line.strip()]
-        numbers = np.array([i for i, line in enumerate(lines, number) if line.strip()], np.int64)
+        full = [line for line in lines if holds_row(line)]
+        numbers = np.array([i for i, line in enumerate(lines, number) if holds_row(line)], np.int64)
         take = partial(_table, full, schema)
         parts, good, rejects = sift(take, numbers)
         yield Rows(whole(parts, schema), numbers[good], tuple(rejects))
+
+
+def holds_row(line: bytes) -> bool:
+    """Whether a line is not blank; a byte order mark, with which a file may begin, is nothing."""
+    return bool(line.removeprefix(codecs.BOM_UTF8).strip())
 
 
 def blocks(
@@ -61,6 +73,16 @@ def blocks(
             raise InvalidInput(f"line {first + 1}", f"longer than {_LONGEST} bytes")
     if last := b"".join(rest):
         yield first, [last]
+
+
+def _sample(stream: BinaryIO) -> Iterator[bytes]:
+    size = 0
+    every = (line for _, some in blocks(stream) for line in some)
+    for line in islice(every, _SAMPLE):
+        yield line
+        size += len(line)
+        if size > _SAMPLE_BYTES:
+            return
 
 
 def _table(every: list[bytes], schema: pa.Schema, start: int, stop: int) -> pa.Table:

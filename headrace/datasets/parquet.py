@@ -31,14 +31,17 @@ def read(stream: BinaryIO, schema: pa.Schema, first: int, count: int, batch: int
         yield numbered(table, start)
 
 
-def write_piece(rows: Iterable[Rows], sink: BinaryIO, schema: pa.Schema) -> int:
-    """Put rows, and those that are none, where `read_piece` finds them; returns how many."""
-    count = 0
+def write_piece(rows: Iterable[Rows], sink: BinaryIO, schema: pa.Schema) -> tuple[int, int]:
+    """Put rows, and those that are none, where `read_piece` finds them.
+
+    Returns how many, and the place in their file behind the last.
+    """
+    count = stop = 0
     extra = [(_NUMBER, pa.int64()), (_CODE, pa.string()), (_MESSAGE, pa.string())]
     whole = pa.schema([*schema, *(pa.field(*field) for field in extra)])
     with pq.ParquetWriter(sink, whole, compression="zstd") as writer:
         for some in rows:
-            count += len(some)
+            count, stop = count + len(some), some.stop
             none = pa.nulls(len(some.numbers), pa.string())
             good = [*some.table.columns, pa.array(some.numbers), none, none]
             writer.write_table(pa.table(good, schema=whole))
@@ -46,7 +49,7 @@ def write_piece(rows: Iterable[Rows], sink: BinaryIO, schema: pa.Schema) -> int:
                 told = zip(*((r.number, r.code, r.message) for r in some.rejects), strict=True)
                 absent = [pa.nulls(len(some.rejects), field.type) for field in schema]
                 writer.write_table(pa.table([*absent, *map(pa.array, told)], schema=whole))
-    return count
+    return count, stop
 
 
 def read_piece(stream: BinaryIO, schema: pa.Schema, batch: int) -> Iterator[Rows]:

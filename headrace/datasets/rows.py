@@ -54,12 +54,22 @@ class Rows:
         """The lowest number."""
         return min([int(number) for number in self.numbers[:1]] + [r.number for r in self.rejects])
 
+    @property
+    def stop(self) -> int:
+        """What is above the highest number."""
+        return 1 + max(
+            [int(number) for number in self.numbers[-1:]] + [r.number for r in self.rejects]
+        )
+
     def split(self, size: int) -> tuple[Rows, Rows]:
         """The first `size`, rejects among them, and the rest."""
         if len(self) <= size:
             return self, Rows(self.table.slice(0, 0), self.numbers[:0])
         numbers = [*self.numbers.tolist(), *(reject.number for reject in self.rejects)]
-        bound = sorted(numbers)[size]
+        return self.split_at(sorted(numbers)[size])
+
+    def split_at(self, bound: int) -> tuple[Rows, Rows]:
+        """Those below the number `bound`, and the rest."""
         at = int(np.searchsorted(self.numbers, bound))
         early = tuple(reject for reject in self.rejects if reject.number < bound)
         late = tuple(reject for reject in self.rejects if reject.number >= bound)

@@ -38,7 +38,8 @@ class Shard:
 
     first: the place in the file, from 0, of the first; of JSON lines, its line. rows: how many,
     those that turn out to be none among them. start, stop: where they lie in plain JSON lines,
-    in bytes. piece: the Parquet file that they were laid down in.
+    in bytes; of a piece, the place of the first row and that behind the last. piece: the Parquet
+    file that they were laid down in.
     """
 
     file: InputFile
@@ -52,7 +53,8 @@ class Shard:
 def columns(file: InputFile, settings: Settings) -> pa.Schema:
     """The columns of a file; their types are those of the file, or of its first rows.
 
-    Raises InvalidInput, InputChanged, StoreUnavailable, StorageError; as all here do.
+    CSV and JSON lines without a line have none. Raises InvalidInput, InputChanged,
+    StoreUnavailable, StorageError; as all here do.
     """
     format, _ = of_name(file.uri)
     with _opened(file, settings) as stream:
@@ -68,14 +70,15 @@ def columns(file: InputFile, settings: Settings) -> pa.Schema:
 def check_alike(file: InputFile, first: InputFile, schema: pa.Schema, settings: Settings) -> None:
     """Whether what is read of `first` with `schema` can be read of `file` too.
 
-    Lines of JSON say for themselves, one by one. Raises InvalidInput.
+    Lines of JSON say for themselves, one by one; where there is no line, all is well. Raises
+    InvalidInput.
     """
     format = of_name(first.uri)[0]
     if of_name(file.uri)[0] is not format:
         raise InvalidInput(file.uri, f"is not {format}, as {first.uri} is; run them apart")
-    if format is Format.JSONL:
+    found = columns(file, settings) if format is not Format.JSONL else None
+    if found is None or (format is Format.CSV and not found.names):
         return
-    found = columns(file, settings)
     for field in schema:
         if field.name not in found.names:
             raise InvalidInput(file.uri, f"has no column {field.name!r}, as {first.uri} has")
@@ -91,26 +94,40 @@ def in_place(file: InputFile) -> bool:
     return format is Format.PARQUET or (format is Format.JSONL and not compression)
 
 
-def cut(file: InputFile, size: int, settings: Settings) -> Iterator[Shard]:
-    """Shards of about `size` rows, of a file that is `in_place`. Together, each row once."""
+def cut(
+    file: InputFile, size: int, settings: Settings, behind: Shard | None = None
+) -> Iterator[Shard]:
+    """Shards of about `size` rows, of a file that is `in_place`. Together, each row once.
+
+    behind: the last that was cut before, to any size; what follows it is cut.
+    """
     with _opened(file, settings) as stream:
         if of_name(file.uri)[0] is Format.PARQUET:
-            yield from _cut_groups(file, parquet.groups(stream), size)
+            first = 0 if behind is None else behind.first + behind.rows
+            yield from _cut_groups(file, parquet.groups(stream), size, first)
         else:
-            yield from _cut_lines(file, stream, size)
+            yield from _cut_lines(file, stream, size, behind)
 
 
 def lay_down(
-    file: InputFile, schema: pa.Schema, size: int, folder: Path, settings: Settings
+    file: InputFile,
+    schema: pa.Schema,
+    size: int,
+    folder: Path,
+    settings: Settings,
+    behind: Shard | None = None,
 ) -> Iterator[Shard]:
     """Shards of `size` rows and a last one, each with a piece that is written into `folder`.
 
-    schema: the columns to keep. A piece is complete once its shard is given.
+    schema: the columns to keep. A piece is complete once its shard is given. behind: the last
+    that was laid down before; the file is read from its beginning all the same.
     """
     with _opened(file, settings) as stream:
         plain = _plain(file, stream)
         is_csv = of_name(file.uri)[0] is Format.CSV
         rows = delimited.read(plain, schema) if is_csv else jsonl.read(plain, schema)
+        if behind is not None:
+            rows = (some.split_at(behind.stop)[1] for some in rows)
         rest: list[Rows] = []
         for number in itertools.count():
             taken = _take(rows, rest, size)
@@ -118,8 +135,8 @@ def lay_down(
                 return
             path = folder / f"{number:06d}.parquet"
             with path.open("wb") as sink:
-                count = parquet.write_piece(itertools.chain([head], taken), sink, schema)
-            yield Shard(file, head.first, count, piece=on_disk(path))
+                count, stop = parquet.write_piece(itertools.chain([head], taken), sink, schema)
+            yield Shard(file, head.first, count, head.first, stop, on_disk(path))
 
 
 def read(shard: Shard, schema: pa.Schema, settings: Settings) -> Iterator[Rows]:
@@ -158,10 +175,12 @@ def _plain(file: InputFile, stream: BinaryIO) -> BinaryIO:
     return plain
 
 
-def _cut_groups(file: InputFile, groups: Sequence[int], size: int) -> Iterator[Shard]:
+def _cut_groups(file: InputFile, groups: Sequence[int], size: int, first: int) -> Iterator[Shard]:
     """Small row groups go together, large ones are halved, quartered and so on."""
-    first = count = 0
-    for rows in groups:
+    count, done = 0, first
+    for group in groups:
+        rows = group - min(done, group)
+        done -= group - rows
         if count and count + rows > size:
             yield Shard(file, first, count)
             first, count = first + count, 0
@@ -177,11 +196,19 @@ def _cut_groups(file: InputFile, groups: Sequence[int], size: int) -> Iterator[S
         yield Shard(file, first, count)
 
 
-def _cut_lines(file: InputFile, stream: BinaryIO, size: int) -> Iterator[Shard]:
-    first = start = at = rows = 0
-    for number, lines in jsonl.blocks(stream):
+def _cut_lines(
+    file: InputFile, stream: BinaryIO, size: int, behind: Shard | None
+) -> Iterator[Shard]:
+    first = start = rows = 0
+    if behind is not None:
+        stream.seek(behind.start)
+        before = jsonl.blocks(stream, size=behind.stop - behind.start)
+        first = behind.first + sum(len(some) for _, some in before)
+        start = behind.stop
+    at = start
+    for number, lines in jsonl.blocks(stream, first):
         for line_number, line in enumerate(lines, number):
-            rows += bool(line.strip())
+            rows += jsonl.holds_row(line)
             at = min(at + len(line) + 1, file.size)  # the last line may have no end
             if rows == size:
                 yield Shard(file, first, rows, start, at)

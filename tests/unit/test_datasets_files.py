@@ -5,12 +5,15 @@ import io
 import itertools
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from headrace.datasets import jsonl, shards
@@ -87,6 +90,50 @@ def test_every_row_is_read_once(tmp_path, settings, end, size) -> None:
     records = convert(MODEL, columns, rows)
     assert records.inputs["x"][-1].tolist() == [99, 33]
     assert len(cut) in (range(1, 2) if size == 1000 else range(100 // size, 2 * 100 // size + 3))
+
+
+@given(
+    groups=st.lists(st.integers(0, 40), max_size=8),
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8),
+    end=st.sampled_from(["parquet", "jsonl", "jsonl.gz", "csv"]),
+    blank=st.integers(2, 9),
+)
+@settings_of_hypothesis(deadline=None, max_examples=60)
+def test_a_cut_goes_on_behind_any_shard(groups, sizes, end, blank) -> None:
+    """Each round with another size, until one finds nothing left."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, settings = Path(folder, f"in.{end}"), Settings(store_url=folder)
+        rows = sum(groups)
+        if end == "parquet":
+            with pq.ParquetWriter(path, pa.schema([("x", pa.int64())])) as writer:
+                for at, group in zip(itertools.accumulate(groups, initial=0), groups, strict=False):
+                    writer.write_table(pa.table({"x": pa.array(range(at, at + group), pa.int64())}))
+        else:
+            lines = [b"x"] * (end == "csv")
+            for row in range(rows):
+                lines += [b'{"x": %d}' % row if "json" in end else b"%d" % row]
+                lines += [b""] * ("json" in end and row % blank == 0)
+            data = b"\n".join(lines)
+            path.write_bytes(gzip.compress(data) if end.endswith("gz") else data)
+        [file] = find(str(path), settings)
+        schema, cut = pa.schema([("x", pa.string() if end == "csv" else pa.int64())]), []
+        for size in itertools.cycle(sizes):
+            behind = cut[-1] if cut else None
+            if shards.in_place(file):
+                rest = shards.cut(file, size, settings, behind)
+            else:
+                pieces = Path(folder, str(len(cut)))
+                pieces.mkdir()
+                rest = shards.lay_down(file, schema, size, pieces, settings, behind)
+            some = list(itertools.islice(rest, 1 + size % 2))
+            cut += some
+            if not some:
+                break
+        read = [rows for shard in cut for rows in shards.read(shard, schema, settings)]
+        assert [int(x) for rows in read for x in rows.table["x"].to_pylist()] == list(range(rows))
+        assert not any(rows.rejects for rows in read)
+        assert sum(shard.rows for shard in cut) == rows
+        assert all(shard.rows <= max(sizes) for shard in cut)
 
 
 def test_small_row_groups_go_together_and_large_ones_apart(tmp_path, settings) -> None:
@@ -202,6 +249,40 @@ def test_a_bad_row_of_csv_is_told_by_its_number(
     records = convert(MODEL, columns, Rows(table, np.array(numbers)))
     assert [(r.number, r.id) for r in records.rejects] == [(1, "two")]
     assert records.inputs["x"][:2].tolist() == [[1, 2], [5, 0]]
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl", "in.csv.gz", "in.jsonl.gz"])
+def test_a_byte_order_mark_is_nothing(tmp_path, settings, name) -> None:
+    mark = b"\xef\xbb\xbf"
+    data = {"c": b'"x",y\n[1],b\n', "j": b'{"x": "[1]", "y": "b"}\n'}[name[3]]
+    for said, rows in [(data, 1), (b"\n" * ("j" in name), 0)]:
+        marked = mark + said
+        (tmp_path / name).write_bytes(gzip.compress(marked) if "gz" in name else marked)
+        [file] = find(str(tmp_path / name), settings)
+        schema = shards.columns(file, settings)
+        assert schema.names == ["x", "y"][: 2 * rows]
+        table, *_, cut = read_all(file, schema, 10, tmp_path / f"pieces{rows}", settings)
+        assert table.to_pylist() == [{"x": "[1]", "y": "b"}] * rows
+        assert len(cut) == rows
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl", "in.csv.gz", "in.jsonl.gz"])
+def test_a_file_without_a_line_has_no_columns_and_no_rows(tmp_path, settings, name) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"") if name.endswith("gz") else b"")
+    [file] = find(str(tmp_path / name), settings)
+    assert shards.columns(file, settings).names == []
+    schema = pa.schema([pa.field("x", pa.string())])
+    assert read_all(file, schema, 10, tmp_path / "pieces", settings)[3] == []
+    other = tmp_path / f"other.{name.partition('.')[2]}"
+    other.write_bytes((tmp_path / name).read_bytes())
+    shards.check_alike(find(str(other), settings)[0], file, schema, settings)
+
+
+def test_lines_of_which_none_is_an_object_are_told(tmp_path, settings) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b"\n[1]\n{\n")
+    [file] = find(str(tmp_path / "in.jsonl"), settings)
+    with pytest.raises(InvalidInput, match=r"in\.jsonl: the first rows: none is a JSON object"):
+        shards.columns(file, settings)
 
 
 def test_wrapped_files_may_come_in_several_parts(tmp_path, settings) -> None:
