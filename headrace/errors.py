@@ -7,6 +7,9 @@
     ├── InputChanged            a dataset's file is no longer the one that was planned
     ├── OutputLost              what a shard has written is gone before it was published
     ├── IdempotencyConflict     one key, two different payloads
+    ├── DatasetExists           the output belongs to another dataset
+    ├── DatasetNotEnded         a dataset that is to run again still runs
+    ├── DatasetNotFound
     ├── IllegalTransition       job.py forbids the step
     ├── JobNotEnded             a job that is to be deleted still waits or runs
     ├── JobNotFound
@@ -35,6 +38,7 @@
     │   └── StackRunning        one runs in this folder already
     ├── LeaseLapsed             the lease ran out, but nobody took the work yet (retryable)
     ├── LeaseLost               this worker no longer holds its work
+    ├── UnitLost                this unit is no longer the worker's, the others are
     └── PackLost                the pack was swept before it was finished (retryable)
 
 ``retryable`` says whether the same call may succeed later, unchanged.
@@ -99,6 +103,47 @@ class IdempotencyConflict(HeadraceError):
         )
         self.key = key
         self.job_id = job_id
+
+
+class DatasetExists(HeadraceError):
+    """The output is that of another dataset, with another model, input or options.
+
+    dataset_id: of the one that has it.
+    """
+
+    code = "dataset_exists"
+
+    def __init__(self, output: str, dataset_id: str) -> None:
+        super().__init__(
+            f"{output} is the output of dataset {dataset_id}, which has another model, input or "
+            f"options; choose another output, or see `headrace datasets show {dataset_id}`"
+        )
+        self.dataset_id = dataset_id
+
+
+class DatasetNotEnded(HeadraceError):
+    """Only of a dataset that ran to its end can the failed records run again. Nothing changed."""
+
+    code = "dataset_not_ended"
+
+    def __init__(self, dataset_id: str, state: str) -> None:
+        super().__init__(
+            f"dataset {dataset_id} is {state}, and did not run to its end; wait for that, or "
+            "submit it again to have it go on"
+        )
+        self.dataset_id = dataset_id
+
+
+class DatasetNotFound(HeadraceError, LookupError):
+    """No such dataset: the id is wrong, or retention has removed it."""
+
+    code = "dataset_not_found"
+
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(
+            f"dataset {dataset_id} does not exist; the id is wrong or it ended long ago"
+        )
+        self.dataset_id = dataset_id
 
 
 class IllegalTransition(HeadraceError):
@@ -331,6 +376,12 @@ class LeaseLost(HeadraceError):
     """The worker incarnation was stopped, its work freed; it must drop everything and leave."""
 
     code = "lease_lost"
+
+
+class UnitLost(HeadraceError):
+    """The unit was cancelled, expired or freed: stop running it, and discard what it wrote."""
+
+    code = "unit_lost"
 
 
 class PackLost(HeadraceError):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -152,3 +153,21 @@ class Rows:
         """The rows as one array per column, by parameter; for PostgreSQL."""
         columns = zip(*rows, strict=True) if rows else ((),) * len(self._parameters)
         return dict(zip(self._parameters.values(), map(list, columns), strict=True))
+
+
+def insert_new(
+    dialect: sa.Dialect,
+    table: sa.Table,
+    given: Rows,
+    values: Mapping[str, Any],
+    unique: list[str] | None,
+) -> sa.Insert:
+    """Insert the given rows but for those that are there already."""
+    if given.table is None:
+        return sqlite.insert(table).values(dict(values)).on_conflict_do_nothing(unique)
+    rows = sa.select(*values.values()).select_from(given.table)
+    return (
+        postgresql.insert(table)
+        .from_select(list(values), rows)
+        .on_conflict_do_nothing(index_elements=unique)
+    )

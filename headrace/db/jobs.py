@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from headrace.db.bulk import Rows, among
+from headrace.db.bulk import Rows, among, insert_new
 from headrace.db.states import in_state, literal, may, takes
 from headrace.db.tables import idempotency_keys, jobs, now
 from headrace.job import (
@@ -218,7 +216,7 @@ def _inserting(dialect: sa.Dialect) -> tuple[Rows, sa.Insert]:
         "due_at": now(),
         "deadline": sa.func.coalesce(given.c["deadline_at"], now() + given.c["deadline_in"]),
     }
-    return given, _insert_new(dialect, jobs, given, values, ["id"])
+    return given, insert_new(dialect, jobs, given, values, ["id"])
 
 
 @functools.cache
@@ -246,22 +244,4 @@ def _taking(dialect: sa.Dialect) -> tuple[Rows, sa.Insert]:
         "created_at": now(),
         **given.c,
     }
-    return given, _insert_new(dialect, table, given, values, ["tenant", "key"])
-
-
-def _insert_new(
-    dialect: sa.Dialect,
-    table: sa.Table,
-    given: Rows,
-    values: Mapping[str, Any],
-    unique: list[str],
-) -> sa.Insert:
-    """Insert the given rows but for those that are there already."""
-    if given.table is None:
-        return sqlite.insert(table).values(dict(values)).on_conflict_do_nothing(unique)
-    rows = sa.select(*values.values()).select_from(given.table)
-    return (
-        postgresql.insert(table)
-        .from_select(list(values), rows)
-        .on_conflict_do_nothing(index_elements=unique)
-    )
+    return given, insert_new(dialect, table, given, values, ["tenant", "key"])

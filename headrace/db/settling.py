@@ -20,6 +20,8 @@ WORKER_LIVES = sa.and_(
     workers.c.stopped_at.is_(None),
     workers.c.lease_until > now(),
 )
+# Shared, so that nobody can end the lease before this transaction has.
+LEASE = sa.select(workers.c.id).where(WORKER_LIVES).with_for_update(read=True)
 ON_DEVICE = sa.update(workers).where(WORKER_LIVES).values(on_device=sa.bindparam("new_on_device"))
 IN_TIME = sa.or_(jobs.c.deadline.is_(None), jobs.c.deadline > now())
 # Not the others: of a job that was deleted there is no row to find.

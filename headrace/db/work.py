@@ -15,9 +15,9 @@ from headrace.db.packs import IS_WRITING, drop, pointed_at
 from headrace.db.pauses import paused
 from headrace.db.settling import (
     IN_TIME,
+    LEASE,
     ON_DEVICE,
     STILL_OURS,
-    WORKER_LIVES,
     by_step,
     refusal,
     settling,
@@ -65,7 +65,7 @@ def claim(
         found = connection.execute(head, parameters).one_or_none()
         if found is None:
             return []
-        if connection.execute(_LEASE, parameters).one_or_none() is None:
+        if connection.execute(LEASE, parameters).one_or_none() is None:
             raise refusal(connection, worker)
         # It is paused, or others hold all that it has; another may have work.
         head, claiming = _passing_over(tuple(excluding), suspects=bool(tried and found.suspect))
@@ -230,12 +230,9 @@ _HEAD_OF_UNPAUSED = (
     .limit(1)
 )
 
-# Shared, so that nobody can end the lease before this transaction has.
-_LEASE = sa.select(workers.c.id).where(WORKER_LIVES).with_for_update(read=True)
-
 # Common table expressions, for a subselect with a limit may run more than once.
 _LEASE_ALIVE = (
-    _LEASE.where(lazy_commit()).cte("lease").prefix_with("MATERIALIZED", dialect="postgresql")
+    LEASE.where(lazy_commit()).cte("lease").prefix_with("MATERIALIZED", dialect="postgresql")
 )
 
 

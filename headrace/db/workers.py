@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from headrace.db import datasets
 from headrace.db.bulk import among
 from headrace.db.packs import IS_WRITING, given_up
 from headrace.db.states import literal, may, takes
@@ -220,6 +221,8 @@ def _free(
         }
         quarantined = connection.execute(_QUARANTINE, blamed | told).rowcount
         lost = connection.execute(_LOSE_ALONE, blamed).rowcount
+        if quarantined:
+            datasets.fail_for(connection, suspects[0])
     elif suspects:
         lost = connection.execute(_LOSE, blamed).rowcount
     given_back = connection.execute(_GIVE_BACK, held).rowcount
