@@ -172,7 +172,9 @@ def _binary_cursor() -> Any:
     class BinaryCursor(psycopg.Cursor[Any]):
         """Takes results in PostgreSQL's binary format: bytes as they are, not as hex."""
 
-        format = psycopg.pq.Format.BINARY
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.format = psycopg.pq.Format.BINARY
 
     return BinaryCursor
 

@@ -158,7 +158,7 @@ _IN_LINE = sa.and_(
 _HEAD_TURN = sa.select(jobs.c.turn).where(_IN_LINE, jobs.c.turn > 0).order_by(jobs.c.turn).limit(1)
 _OWN_TURN = (
     sa.select(jobs.c.turn)
-    .where(_IN_LINE, jobs.c.tenant == sa.bindparam("of_tenant"))
+    .where(_IN_LINE, jobs.c.turn >= 1, jobs.c.tenant == sa.bindparam("of_tenant"))
     .order_by(jobs.c.turn.desc())
     .limit(1)
 )

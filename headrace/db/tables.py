@@ -125,8 +125,14 @@ partial(
     _queued,
     *(jobs.c[name] for name in "pool model version suspect priority turn id due_at".split()),
 )
-# A tenant's last place, which its next job queues up behind.
-partial("jobs_turn", _queued, jobs.c.pool, jobs.c.priority, jobs.c.tenant, jobs.c.turn)
+# A tenant's last place, which its next job queues up behind. By its condition it serves that
+# question alone: where PostgreSQL's statistics know of no backlog yet, a claim and the search for
+# the head of the line would each read it whole, and sort.
+partial(
+    "jobs_turn",
+    _queued & (jobs.c.turn >= 1),
+    *(jobs.c[name] for name in "pool priority tenant turn".split()),
+)
 partial("jobs_running", _running, jobs.c.worker_id)
 partial(
     "jobs_deadline",

@@ -241,5 +241,13 @@ def test_a_session_that_the_server_ended_is_unavailable_once(postgresql_url: str
     database.close()
 
 
+def test_postgresql_sends_bytes_as_they_are(postgresql_url: str) -> None:
+    database = Database(postgresql_url)
+    with database.read() as connection:
+        cursor = connection.execute(sa.select(sa.literal(b"input"))).cursor
+        assert cursor.pgresult.get_value(0, 0) == b"input"
+    database.close()
+
+
 def test_model_keys_print_as_people_write_them() -> None:
     assert str(ModelKey("digits", 3)) == "digits@3"
