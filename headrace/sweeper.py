@@ -6,6 +6,7 @@ share the work through the job table: whoever is first in a period does it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -14,11 +15,11 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from headrace.broker import Bell
-from headrace.db import deletion, packs, sweeping, workers
+from headrace.db import closing, datasets, deletion, packs, publishing, sweeping, workers
 from headrace.db.engine import Database
 from headrace.db.sweeping import Turn
 from headrace.db.workers import Swept
-from headrace.errors import HeadraceError, StorageError, StoreUnavailable
+from headrace.errors import HeadraceError, NotInstalled, StorageError, StoreUnavailable
 from headrace.job import JobId
 from headrace.rings import ring_due
 from headrace.settings import Settings
@@ -31,6 +32,8 @@ _STORE_PAUSE = 60.0
 """Seconds after which objects are tried again that the store did not delete."""
 _ABANDONED = 2 * 24 * 3600.0
 """Seconds after which nobody goes on with a write to the store: an upload of gigabytes is done."""
+_PUBLISHED, _FORGOTTEN = 100, 10
+"""Shards that one sweep publishes at most, and datasets that it removes with all of theirs."""
 _TIDY_EVERY, _TIDIED = 3600.0, 100
 """Seconds between two looks for those, and how many one sweep ends: some seconds' worth."""
 _TICKET_LATE = 1.0
@@ -82,6 +85,7 @@ class Sweeper:
         end = time.monotonic() + self._every
         swept = self._free() if turn.watched >= self._settings.lease else Swept()
         swept += Swept(expired=self._in_batches(sweeping.expire, end))
+        self._tend_datasets(turn, end)
         self._in_batches(packs.give_up_abandoned, end)
         removed, walked_to = self._remove_old(turn, end)
         swept += Swept(removed=removed)
@@ -105,6 +109,40 @@ class Sweeper:
                     connection, worker, quarantine_after=self._settings.quarantine_after
                 )
         return swept
+
+    def _tend_datasets(self, turn: Turn, end: float) -> None:
+        """End, publish, close and remove what nobody else did; as far as `end` allows.
+
+        A host without pyarrow leaves that to the others: without workers that have it, there is
+        nothing to publish.
+        """
+        with self._database.single() as connection:
+            datasets.expire(connection)
+        late, cutoff = self._settings.lease, turn.began_at - self._settings.retention
+        with self._database.read() as connection:
+            to_close = closing.closable(connection)
+            left = publishing.unpublished(connection, None, late, _PUBLISHED)
+            old = closing.old(connection, cutoff, _FORGOTTEN) if self._settings.retention else []
+        if not (to_close or left or old):
+            return
+        try:
+            from headrace.datasets import closing as files
+        except NotInstalled as error:
+            _log.info("datasets are left to another sweeper: %s", error)
+            return
+        database, settings = self._database, self._settings
+        steps: list[Callable[[], object]] = [
+            *(functools.partial(files.publish, database, settings, shard) for shard in left),
+            *(functools.partial(files.close, database, settings, id) for id in to_close),
+            *(functools.partial(files.forget, database, settings, id) for id in old),
+        ]
+        for step in steps:
+            if time.monotonic() >= end:
+                return
+            try:
+                step()
+            except HeadraceError as error:
+                _log.warning("cannot tend a dataset, trying again later: %s", error)
 
     def _in_batches(self, change: Callable[[sa.Connection, int], int], end: float) -> int:
         """Repeat `change` while it finds a whole batch, until `end`; returns the sum."""

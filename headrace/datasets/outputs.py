@@ -8,7 +8,7 @@ as often as it likes. Local files here, objects of S3 in `uploads`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +74,16 @@ def open_output(uri: str, settings: Settings) -> Output:
     return _LocalFile(Path(uri.removeprefix("file://")).absolute())
 
 
-def publish(sealed: Sealed, settings: Settings) -> None:
+def publish(sealed: Sealed, settings: Settings, *, over: bool = False) -> None:
     """Have the file appear. Once it has, any number of calls change nothing.
 
-    Raises OutputLost where it was discarded; StoreUnavailable, StorageError.
+    over: in place of what is there, if anything. Raises OutputLost where it was discarded;
+    ObjectExists where another is there (in S3); StoreUnavailable, StorageError.
     """
     if sealed.uri.startswith("s3://"):
         from headrace.datasets import uploads
 
-        uploads.publish(sealed, settings)
+        uploads.publish(sealed, settings, over=over)
     else:
         _publish(sealed, Path(sealed.uri))
 
@@ -96,6 +97,18 @@ def discard(sealed: Sealed, settings: Settings) -> None:
     else:
         with _translated(sealed.uri):
             _hidden(Path(sealed.uri), sealed.token).unlink(missing_ok=True)
+
+
+def remove(uris: Iterable[str], settings: Settings) -> None:
+    """Remove files; one that is not there is no error. Raises StoreUnavailable, StorageError."""
+    for uri in uris:
+        if uri.startswith("s3://"):
+            from headrace.datasets import uploads
+
+            uploads.remove(uri, settings)
+        else:
+            with _translated(uri):
+                Path(uri.removeprefix("file://")).unlink(missing_ok=True)
 
 
 class _LocalFile:

@@ -81,7 +81,7 @@ class Upload:
         del self._buffer[:size]
 
 
-def publish(sealed: Sealed, settings: Settings) -> None:
+def publish(sealed: Sealed, settings: Settings, *, over: bool) -> None:
     """See `outputs.publish`."""
     at, client = split(sealed.uri), client_of(settings)
     parts = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(sealed.parts, 1)]
@@ -91,7 +91,7 @@ def publish(sealed: Sealed, settings: Settings) -> None:
                 **at,
                 UploadId=sealed.upload,
                 MultipartUpload={"Parts": parts},
-                IfNoneMatch="*",
+                **({} if over else {"IfNoneMatch": "*"}),
             )
     except (Conflicting, ObjectExists, ObjectMissing) as error:
         # Another was first, or an answer got lost: the object tells whose it is.
@@ -105,6 +105,12 @@ def publish(sealed: Sealed, settings: Settings) -> None:
 def discard(sealed: Sealed, settings: Settings) -> None:
     """See `outputs.discard`."""
     _abort(client_of(settings), sealed.uri, sealed.upload)
+
+
+def remove(uri: str, settings: Settings) -> None:
+    """See `outputs.remove`."""
+    with asked(uri):
+        client_of(settings).get().delete_object(**split(uri))
 
 
 def _abort(client: Any, uri: str, upload: str) -> None:

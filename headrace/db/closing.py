@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 
 from headrace.dataset import Dataset, DatasetId, DatasetState, outcome
@@ -14,6 +16,18 @@ from headrace.job import JobId, JobState
 
 Place = tuple[int, int, int]
 """Of a shard in its dataset: file, number, run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a shard. sealed: as `shards.finish` was given it; None before that."""
+
+    place: Place
+    succeeded: int | None
+    failed: int | None
+    sealed: str | None
+    piece: str | None
+
 
 START: Place = (-1, 0, 0)
 
@@ -67,6 +81,32 @@ def settle(connection: sa.Connection, id: DatasetId) -> Dataset | None:
     elif connection.execute(_BUSY, {"dataset": id}).first() is not None:
         return None
     return dataset_of(connection.execute(_AS_IT_IS, {"dataset": id}).one())
+
+
+def results(connection: sa.Connection, id: DatasetId, after: Place, limit: int) -> list[Result]:
+    """What became of each shard, in order, some at a time. after: as for `stop`."""
+    columns = (shards.c[name] for name in "file number run succeeded failed sealed piece".split())
+    rows = connection.execute(
+        sa.select(*columns)
+        .where(shards.c.dataset_id == id, beyond(after))
+        .order_by(shards.c.file, shards.c.number, shards.c.run)
+        .limit(limit)
+    )
+    return [Result((file, number, run), *rest) for file, number, run, *rest in rows]
+
+
+def inputs(
+    connection: sa.Connection, id: DatasetId, after: int, limit: int
+) -> list[tuple[int, str, int, str]]:
+    """The files that were pinned, each (number, uri, size, tag), some at a time, from -1."""
+    columns = (dataset_files.c[name] for name in "number uri size tag".split())
+    rows = connection.execute(
+        sa.select(*columns)
+        .where(dataset_files.c.dataset_id == id, dataset_files.c.number > after)
+        .order_by(dataset_files.c.number)
+        .limit(limit)
+    )
+    return [(number, uri, size, tag) for number, uri, size, tag in rows]
 
 
 def is_open(connection: sa.Connection, id: DatasetId, run: int) -> bool:
