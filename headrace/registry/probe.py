@@ -98,7 +98,7 @@ def _run(
     from headrace.runtimes import tensors
 
     where = tensors.open_device(device)
-    columns, _ = tensors.collate(inputs, records)
+    columns = tensors.collated(inputs, records).arrays
     return tensors.observe(call, columns, where)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headrace.errors import CodeNotAllowed, PackageError
 from headrace.job import Outcome
+from headrace.runtimes.collated import Answer, Collated
 from headrace.signature import Record, Signature
 
 
@@ -34,6 +35,15 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Free the device's memory."""
+        ...
+
+
+@runtime_checkable
+class TensorsModel(Model, Protocol):
+    """A model that also takes batches ready made, so that nothing is done record by record."""
+
+    def infer_batch(self, batch: Collated) -> Answer:
+        """As `infer`; it may write to the batch."""
         ...
 
 

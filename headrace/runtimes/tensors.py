@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.errors import BadOutput, InvalidInput, PackageError
-from headrace.job import Done, Failed, Outcome
-from headrace.signature import Array, Field, Record, Signature, first_not_finite
+from headrace.errors import BadOutput, PackageError
+from headrace.job import Outcome
+from headrace.runtimes.collated import Answer, Collated, collate, cut_back, joined
+from headrace.signature import Array, Field, Record, Signature
 
 Call = Callable[[dict[str, torch.Tensor]], Any]
 """Runs the model on named batch tensors; returns a tensor, a sequence or a mapping of them."""
@@ -43,12 +44,16 @@ class TensorModel:
 
     def infer(self, records: Sequence[Record]) -> Sequence[Outcome]:
         """See `headrace.runtimes.Model.infer`."""
-        if self._batch is None:
-            return self._run(records, len(records))
-        outcomes: list[Outcome] = []
-        for start in range(0, len(records), self._batch):
-            outcomes += self._run(records[start : start + self._batch], self._batch)
-        return outcomes
+        if not records:
+            return []
+        return self.infer_batch(collated(self._signature.inputs, records)).outcomes()
+
+    def infer_batch(self, batch: Collated) -> Answer:
+        """See `headrace.runtimes.TensorsModel.infer_batch`."""
+        size = self._batch or len(batch)
+        return joined(
+            [self._run(batch.part(at, at + size), size) for at in range(0, len(batch), size)]
+        )
 
     def close(self) -> None:
         """Drop the model and give cached device memory back."""
@@ -57,14 +62,12 @@ class TensorModel:
             with torch.cuda.device(self._device):
                 torch.cuda.empty_cache()
 
-    def _run(self, records: Sequence[Record], size: int) -> list[Outcome]:
+    def _run(self, batch: Collated, size: int) -> Answer:
         """One forward pass of `size` rows; the last record is repeated to fill it up."""
         if self._call is None:
             raise RuntimeError("the model is closed")
-        if not records:
-            return []
-        columns, sizes = collate(self._signature.inputs, records)
-        if size > len(records):
+        rows, columns = len(batch), batch.arrays
+        if size > rows:
             columns = {name: _repeat_last(column, size) for name, column in columns.items()}
         with torch.inference_mode():
             answer = self._call(to_device(columns, self._device))
@@ -72,29 +75,14 @@ class TensorModel:
             host = {name: to_host(tensor) for name, tensor in outputs.items()}
         for field in self._signature.outputs:
             check_column(field, host[field.name], size)
-        return split(self._signature.outputs, host, sizes)
+        if size > rows:
+            host = {name: column[:rows] for name, column in host.items()}
+        return cut_back(self._signature.outputs, host, batch)
 
 
-def collate(
-    fields: Sequence[Field], records: Sequence[Record]
-) -> tuple[dict[str, Array], list[dict[str, int]]]:
-    """Batch arrays by field name (records first), and each record's own padded sizes.
-
-    records: validated, in one bucket, not empty.
-    """
-    columns: dict[str, Array] = {}
-    sizes: list[dict[str, int]] = [{} for _ in records]
-    for field in fields:
-        values: list[Array] = [record[field.name] for record in records]
-        if field.pad is None:
-            columns[field.name] = np.stack(values)
-            continue
-        for value, own in zip(values, sizes, strict=True):
-            for dim, extent in zip(field.shape, value.shape, strict=True):
-                if isinstance(dim, str):
-                    own[dim] = extent
-        columns[field.name] = _stack_padded(values, field.pad)
-    return columns, sizes
+def collated(fields: Sequence[Field], records: Sequence[Record]) -> Collated:
+    """records: validated, in one bucket, not empty."""
+    return collate(fields, {f.name: [record[f.name] for record in records] for f in fields})
 
 
 def to_device(columns: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:
@@ -186,52 +174,6 @@ def check_column(field: Field, column: Array, rows: int) -> None:
         )
 
 
-def split(
-    fields: Sequence[Field], columns: Mapping[str, Array], sizes: Sequence[Mapping[str, int]]
-) -> list[Outcome]:
-    """Rows as outcomes; dimensions that were padded are cut back to the record's own size.
-
-    A row with a NaN where the signature takes none fails alone. Raises BadOutput where a padded
-    dimension did not come back as long as it went in.
-    """
-    longest: dict[str, int] = {}
-    for own in sizes:
-        for dim, extent in own.items():
-            longest[dim] = max(extent, longest.get(dim, 0))
-    cuts = [
-        [dim if isinstance(dim, str) and dim in longest else None for dim in field.shape]
-        for field in fields
-    ]
-    for field, cut in zip(fields, cuts, strict=True):
-        for name, got in zip(cut, columns[field.name].shape[1:], strict=True):
-            if name is not None and got != longest[name]:
-                raise BadOutput(
-                    f"outputs.{field.name}: dimension {name!r} went in as {longest[name]} and "
-                    f"came back as {got}"
-                )
-    # What is padded away may hold anything, so a column tells only that there are rows to check.
-    suspects = [f for f in fields if f.finite and first_not_finite(columns[f.name]) is not None]
-    outcomes: list[Outcome] = []
-    for row, own in enumerate(sizes):
-        outputs: dict[str, Any] = {}
-        for field, cut in zip(fields, cuts, strict=True):
-            value = columns[field.name][row]
-            if any(cut):
-                value = value[tuple(slice(own[dim] if dim else None) for dim in cut)]
-            outputs[field.name] = np.asarray(value)
-        outcomes.append(_not_finite(suspects, outputs) or Done(outputs))
-    return outcomes
-
-
-def _not_finite(fields: Sequence[Field], outputs: Mapping[str, Array]) -> Failed | None:
-    for field in fields:
-        try:
-            field.check_finite(outputs[field.name], f"outputs.{field.name}")
-        except InvalidInput as error:
-            return Failed(BadOutput.code, str(error))
-    return None
-
-
 def weight_bytes(tensors: Sequence[torch.Tensor]) -> int:
     """Bytes of the storages behind `tensors`, shared ones counted once."""
     storages = {
@@ -273,17 +215,6 @@ def open_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise PackageError(f"device {name}", f"cannot be used ({reason})") from None
     return device
-
-
-def _stack_padded(values: Sequence[Array], pad: float) -> Array:
-    shape = np.max([value.shape for value in values], axis=0).astype(int)
-    if all(value.shape == tuple(shape) for value in values):
-        return np.stack(values)
-    column: Array = np.full((len(values), *shape), pad, dtype=values[0].dtype)
-    for row, value in enumerate(values):
-        place: tuple[int | slice, ...] = (row, *map(slice, value.shape))
-        column[place] = value
-    return column
 
 
 def _repeat_last(column: Array, size: int) -> Array:

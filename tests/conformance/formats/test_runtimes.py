@@ -176,10 +176,10 @@ def test_a_static_batch_is_filled_up_and_cut() -> None:
 def test_padding_is_the_fields_value_and_rows_may_be_read_only() -> None:
     field = Field("x", "int32", ("n",), -7.0)
     values = [np.frombuffer(np.arange(n, dtype=np.int32).tobytes(), np.int32) for n in (2, 3)]
-    columns, sizes = tensors.collate([field], [{"x": value} for value in values])
-    np.testing.assert_array_equal(columns["x"], [[0, 1, -7], [0, 1, 2]])
-    assert sizes == [{"n": 2}, {"n": 3}]
-    tensors.to_device(columns, torch.device("cpu"))["x"][0, 0] = 5
+    batch = tensors.collated([field], [{"x": value} for value in values])
+    np.testing.assert_array_equal(batch.arrays["x"], [[0, 1, -7], [0, 1, 2]])
+    assert batch.sizes["n"].tolist() == [2, 3]
+    tensors.to_device(batch.arrays, torch.device("cpu"))["x"][0, 0] = 5
 
 
 def test_bfloat16_comes_back_as_float32() -> None:
