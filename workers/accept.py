@@ -144,7 +144,10 @@ class Accept:
     def _claim(self) -> tuple[list[Unit], bool]:
         """The units, and whether they were named as on the device."""
         # Not worth waiting for: the claim of a worker that is busy elsewhere can be staged later.
-        at_once = self._waiting.idle() and self._naming.acquire(blocking=False)
+        at_once = self._naming.acquire(blocking=False)
+        if at_once and not self._waiting.idle():
+            self._naming.release()
+            at_once = False
         try:
             with self._database.single() as connection:
                 units = work.claim(

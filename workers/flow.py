@@ -1,16 +1,18 @@
-"""What the stations hand each other: an item, a batch of items, a batch that has run."""
+"""What the stations hand each other: items, batches of them, blocks of a shard, what has run."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.db.units import NewPack, Unit
-from headrace.job import JobId, Outcome
+from headrace.errors import HeadraceError
+from headrace.job import JobId, Outcome, Priority
 from headrace.registry.manifest import ModelVersion
-from headrace.signature import Record
+from headrace.runtimes.collated import Answer, Collated
+from headrace.signature import Array, Record
 
 FRESH_SECONDS = 0.1
 """What was found to be wanted longer ago is asked about again before it runs: a round trip."""
@@ -69,6 +71,25 @@ class Ran:
     batch: Batch
     outcomes: tuple[Outcome | GiveBack, ...]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Records of a shard that run as one batch.
+
+    lengths: tokens of each. batch: all of them, ready made, where the model takes that; records:
+    makes them one by one, for a model that does not, and where a batch fails. ran: told what
+    became of them, by the thread that owns the device: an answer, or an outcome for each (None:
+    run it again later), or why no record could be run.
+    """
+
+    job: JobId
+    version: ModelVersion
+    priority: Priority
+    lengths: Array
+    batch: Collated | None
+    records: Callable[[], list[Record]]
+    ran: Callable[[Answer | list[Outcome | None] | HeadraceError], None]
 
 
 def joined(rans: Sequence[Ran]) -> Ran:

@@ -36,6 +36,12 @@ class Waiting:
         self._handed: deque[ModelKey] = deque()
         # The suspect that was given out and is not yet settled: nothing runs beside it.
         self._alone: JobId | None = None
+        self._beside_shard = False
+
+    def beside_shard(self, there: bool) -> None:
+        """Whether the device has a shard as well, which every note of what is on it must name."""
+        with self._changed:
+            self._beside_shard = there
 
     def put(self, items: Sequence[Item]) -> None:
         """Let claimed items wait."""
@@ -60,7 +66,8 @@ class Waiting:
     def idle(self) -> bool:
         """Whether what is claimed now runs at once: nothing waits, and the device is idle."""
         with self._changed:
-            return not (len(self._policy) or self._handed or self._alone)
+            busy = self._handed or self._alone or self._beside_shard
+            return not (len(self._policy) or busy)
 
     def take(self) -> list[Item] | None:
         """The next batch: anything while the device is idle, only a full one while it is busy.

@@ -29,6 +29,7 @@ from workers.residents import Residents
 from workers.station import Station
 from workers.store import Store
 from workers.tickets import Tickets
+from workers.turns import Turns
 from workers.waiting import Waiting
 
 _log = logging.getLogger(__name__)
@@ -69,9 +70,11 @@ class Host:
             allow_code=settings.allow_code,
             budget=settings.model_memory,
         )
+        self._turns = Turns()
         self._infer = Infer(
             residents=self._residents,
             waiting=self._waiting,
+            turns=self._turns,
             progress=progress,
             ceilings=ceilings,
             to_store=lambda ran: self._store.put(ran),

@@ -82,25 +82,37 @@ def arrow_type(field: Field) -> pa.DataType:
     return kind
 
 
-def to_column(field: Field, values: Sequence[Value]) -> pa.Array:
+def to_column(field: Field, values: Values) -> pa.Array:
     """A model's outputs, one per row, as a column of `arrow_type(field)`."""
     kind = arrow_type(field)
     if field.dtype == "json":
         return pa.array([json.dumps(value, ensure_ascii=False) for value in values], kind)
     if not field.is_tensor:
         return pa.array(values, kind)
-    arrays = [np.asarray(value) for value in values]
     inner = kind
     for _ in field.shape:
         inner = inner.value_type
-    flat = np.concatenate([array.ravel() for array in arrays]) if arrays else np.empty(0)
-    column = pa.array(flat.astype(inner.to_pandas_dtype(), copy=False), inner)
-    for depth in reversed(range(len(field.shape))):
-        sizes = np.concatenate(
-            [np.full(math.prod(array.shape[:depth]), array.shape[depth]) for array in arrays]
-            or [np.empty(0, np.int64)]
+    if isinstance(values, np.ndarray):
+        flat, sizes = (
+            values.reshape(-1),
+            [
+                np.full(math.prod(values.shape[: depth + 1]), values.shape[depth + 1])
+                for depth in range(len(field.shape))
+            ],
         )
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
+    else:
+        arrays = [np.asarray(value) for value in values]
+        flat = np.concatenate([array.ravel() for array in arrays]) if arrays else np.empty(0)
+        sizes = [
+            np.concatenate(
+                [np.full(math.prod(array.shape[:depth]), array.shape[depth]) for array in arrays]
+                or [np.empty(0, np.int64)]
+            )
+            for depth in range(len(field.shape))
+        ]
+    column = pa.array(flat.astype(inner.to_pandas_dtype(), copy=False), inner)
+    for of_lists in reversed(sizes):
+        offsets = np.concatenate([[0], np.cumsum(of_lists)])
         column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), column)
     return column
 

@@ -7,7 +7,8 @@ import datetime
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import compress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -16,11 +17,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from headrace.datasets.arrays import JSON, arrow_type, to_column
+from headrace.datasets.arrays import JSON, Values, arrow_type, to_column
 from headrace.datasets.columns import Columns, Records
 from headrace.datasets.formats import Compression, Format
 from headrace.datasets.rows import Reject
-from headrace.job import Done, Failed
+from headrace.job import Failed
 from headrace.signature import Signature
 
 
@@ -45,26 +46,34 @@ def results(
     schema: pa.Schema,
     file: str,
     records: Records,
-    outcomes: Sequence[Done | Failed],
+    outputs: Mapping[str, Values],
+    failed: Mapping[int, Failed],
 ) -> tuple[pa.Table, list[Reject]]:
     """What became of `records`: the rows to write, in order, and those that failed.
 
-    schema: of `schema_of`. file: the URI of the file they came from.
+    schema: of `schema_of`. file: the URI of the file they came from. outputs: by field, a row for
+    each record; of the failed ones, which are told by index, it counts for nothing.
     """
-    good = np.array([isinstance(outcome, Done) for outcome in outcomes], dtype=bool)
-    done = [outcome.outputs for outcome in outcomes if isinstance(outcome, Done)]
-    kept, numbers = records.kept.filter(pa.array(good)), records.numbers[good]
+    kept, numbers, rejects = records.kept, records.numbers, []
+    if failed:
+        bad = sorted(failed)
+        ids = [None] * len(bad) if columns.id is None else kept[columns.id].take(bad).to_pylist()
+        rejects = [
+            Reject(int(numbers[row]), failed[row].code, failed[row].message, id)
+            for row, id in zip(bad, ids, strict=True)
+        ]
+        good = np.ones(len(numbers), dtype=bool)
+        good[bad] = False
+        kept, numbers = kept.filter(pa.array(good)), numbers[good]
+        outputs = {
+            name: rows[good] if isinstance(rows, np.ndarray) else [*compress(rows, good)]
+            for name, rows in outputs.items()
+        }
     made: list[Any] = [kept.column(name) for name in columns.kept]
     if columns.id is None:
         made = [pa.repeat(file, len(numbers)), pa.array(numbers), *made]
-    made += [to_column(field, [row[field.name] for row in done]) for field in signature.outputs]
-    ids = [None] * len(good) if columns.id is None else records.kept[columns.id].to_pylist()
-    failed = [
-        Reject(int(number), outcome.code, outcome.message, id)
-        for number, outcome, id in zip(records.numbers, outcomes, ids, strict=True)
-        if isinstance(outcome, Failed)
-    ]
-    return pa.table(made, schema=schema), failed
+    made += [to_column(field, outputs[field.name]) for field in signature.outputs]
+    return pa.table(made, schema=schema), rejects
 
 
 class Sink(Protocol):
