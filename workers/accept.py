@@ -6,10 +6,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from headrace import payload
+from headrace.dataset import SHARDS
 from headrace.db import work
 from headrace.db.engine import Database
 from headrace.db.units import Unit
@@ -30,7 +31,7 @@ from headrace.storage import ObjectStore
 from headrace.storage.packs import read_pack
 from workers.ceilings import Ceilings
 from workers.faults import reach
-from workers.flow import FRESH_SECONDS, Batch, GiveBack, Item, Ran
+from workers.flow import FRESH_SECONDS, Batch, GiveBack, Item, Ran, Slot
 from workers.tickets import Tickets
 from workers.waiting import Waiting
 
@@ -49,7 +50,8 @@ class Accept:
     unserved: the versions this worker cannot run just now. expect: told what a claim for an
     idle device has named as on it. naming: held meanwhile (see `BatchUp`).
     to_store: takes units that end before they reach the device. tick: called at least every
-    few seconds while the worker is sound. in_hand: the jobs that it is at.
+    few seconds while the worker is sound. slots: by line, who takes a unit of it at a time.
+    in_hand: the jobs that it is at.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Accept:
         naming: threading.Lock,
         to_store: Callable[[Ran, float], bool],
         tick: Callable[[], None],
+        slots: Mapping[str, Slot],
     ) -> None:
         self._database = database
         self._store = store
@@ -82,6 +85,8 @@ class Accept:
         self._naming = naming
         self._to_store = to_store
         self._tick = tick
+        self._slots = slots
+        self._slots_at = 0.0
         self._catalog = Catalog(database)
         self._stopping = threading.Event()
         self._look_at = 0.0
@@ -94,15 +99,21 @@ class Accept:
         self._stopping.set()
         self._tickets.wake()
 
+    def slot_is_free(self) -> None:
+        """There is room again for a unit of a dataset: look for one at once."""
+        self._slots_at = 0.0
+        self._tickets.wake()
+
     def step(self) -> bool:
-        """Wait for room and a reason to look, then claim one batch."""
+        """Wait for room and a reason to look, then claim one batch, and what slots are free for."""
         if self._stopping.is_set():
             return False
         self._tick()
         self._ceilings.save()
         if not self._waiting.wait_for_room(timeout=_TICK_SECONDS):
             return True
-        if not self._tickets.wait(timeout=self._look_at - time.monotonic()):
+        look_at = min(self._look_at, self._slots_at)
+        if not self._tickets.wait(timeout=look_at - time.monotonic()):
             return True
         if self._stopping.is_set():
             return False
@@ -112,16 +123,30 @@ class Accept:
                 self._disown()
             units, at_once = self._claim()
         except (DatabaseUnavailable, LeaseLapsed) as error:
-            self._doubt_until = time.monotonic() + _DOUBT_SECONDS
-            _log.warning("cannot claim, trying again: %s", error)
-            self._stopping.wait(_RETRY_SECONDS)
-            return True
+            return self._doubt(error)
+        if units:
+            self._take(units, at_once)
+        try:
+            filled = self._fill_slots(on_ticket=heard > 0 and not units)
+        except (DatabaseUnavailable, LeaseLapsed) as error:
+            return self._doubt(error)
         if not units:
-            self._tickets.nothing_due(heard)
             doubtful = time.monotonic() < self._doubt_until
             poll = min(self._poll, _DOUBT_POLL) if doubtful else self._poll
             self._look_at = time.monotonic() + poll
-            return True
+            if not filled:
+                self._tickets.nothing_due(heard)
+        return True
+
+    def _doubt(self, error: Exception) -> bool:
+        """A claim may have come to the database, or may yet."""
+        self._doubt_until = time.monotonic() + _DOUBT_SECONDS
+        _log.warning("cannot claim, trying again: %s", error)
+        self._stopping.wait(_RETRY_SECONDS)
+        return True
+
+    def _take(self, units: list[Unit], at_once: bool) -> None:
+        """Answer a ticket with what was claimed, and make it ready to run."""
         self._claimed_at = max(unit.claimed_at for unit in units)
         version = self._version(units[0].model)
         self._ceilings.load(version.key)
@@ -134,7 +159,35 @@ class Accept:
         reach("acked")
         self._prepare(units, version, at_once)
         self.in_hand = []
-        return True
+
+    def _fill_slots(self, *, on_ticket: bool) -> bool:
+        """Claim a unit for each free slot, where it is time to look; whether there was one.
+
+        on_ticket: a ticket came, and is not for single jobs.
+        """
+        if not on_ticket and time.monotonic() < self._slots_at:
+            return False
+        self._slots_at = time.monotonic() + self._poll
+        filled = False
+        for line, slot in self._slots.items():
+            if not slot.free():
+                continue
+            with self._database.single() as connection:
+                units = work.claim(
+                    connection,
+                    self._worker,
+                    self._pool,
+                    line=line,
+                    at_most=1,
+                    # To plan, one needs no more than the version's signature.
+                    excluding=self._unserved() if line == SHARDS else [],
+                )
+            for unit in units:
+                self._claimed_at = max(self._claimed_at, unit.claimed_at)
+                self._tickets.claimed([unit.id])
+                slot.put(unit)
+                filled = True
+        return filled
 
     def _disown(self) -> None:
         """Give back what earlier claims took, if they went through and their answers got lost."""

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from headrace.db.units import NewPack, Unit
 from headrace.errors import HeadraceError
@@ -90,6 +91,27 @@ class Block:
     batch: Collated | None
     records: Callable[[], list[Record]]
     ran: Callable[[Answer | list[Outcome | None] | HeadraceError], None]
+
+
+class Slot(Protocol):
+    """Room for a unit of a dataset, of which a worker has one in hand at a time."""
+
+    def free(self) -> bool:
+        """Whether it would take one."""
+        ...
+
+    def put(self, unit: Unit) -> None:
+        """Take it, to run it or to give it back."""
+        ...
+
+
+def as_text(said: object, length: int) -> str:
+    """What a model or a file says, as the table can keep it.
+
+    A message that broke the statement would take the worker with it, again and again.
+    """
+    text = str(said).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def joined(rans: Sequence[Ran]) -> Ran:

@@ -31,7 +31,7 @@ from headrace.news import tell
 from headrace.storage import ObjectStore
 from headrace.storage.packs import build_pack
 from workers.faults import reach
-from workers.flow import Batch, GiveBack, Item, Ran, joined
+from workers.flow import Batch, GiveBack, Item, Ran, as_text, joined
 from workers.line import Line
 
 _log = logging.getLogger(__name__)
@@ -202,7 +202,9 @@ class Store:
         unit = item.unit
         match outcome:
             case Failed(code, message):
-                return Failure(unit.id, unit.attempt, _text(code, _CODE), _text(message, _MESSAGE))
+                return Failure(
+                    unit.id, unit.attempt, as_text(code, _CODE), as_text(message, _MESSAGE)
+                )
             case Retry(delay, message):
                 attempts = item.version.manifest.retry.attempts or self._max_attempts
                 return retried(item, delay, message, attempts, time.monotonic(), self._random)
@@ -271,12 +273,12 @@ def retried(
     unit = item.unit
     if unit.attempt >= attempts:
         told = f"attempt {unit.attempt} of {attempts}: {message}"
-        return Failure(unit.id, unit.attempt, "retries_exhausted", _text(told, _MESSAGE))
+        return Failure(unit.id, unit.attempt, "retries_exhausted", as_text(told, _MESSAGE))
     backoff = item.version.manifest.retry.backoff
     pause = backoff(unit.attempt, random) if delay is None else _seconds(delay)
     if now + pause >= item.deadline:
         told = f"{message}; another attempt, in {pause:.1f} s, would miss the deadline"
-        return Failure(unit.id, unit.attempt, "deadline", _text(told, _MESSAGE))
+        return Failure(unit.id, unit.attempt, "deadline", as_text(told, _MESSAGE))
     return Again(unit.id, unit.attempt, pause, counted=True)
 
 
@@ -288,15 +290,6 @@ def _encoded(outcome: Outcome | GiveBack) -> bytes | Retry | Failed | GiveBack:
         return payload.encode(outcome.outputs)
     except Exception as error:  # noqa: BLE001  # msgpack's: for a number or text it cannot say
         return Failed(BadOutput.code, f"the outputs cannot be stored: {error}")
-
-
-# What a model says of a record goes into the table, whatever it is: one that broke the
-# statement would take the worker with it, again and again.
-
-
-def _text(said: object, length: int) -> str:
-    text = str(said).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _seconds(said: object) -> float:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from headrace.dataset import PLANS
 from headrace.db import work, workers
 from headrace.db.engine import Database, retrying
 from headrace.db.units import Again
@@ -24,6 +25,7 @@ from workers.batch import BatchUp, new_packs
 from workers.ceilings import Ceilings
 from workers.flow import Item
 from workers.infer import Infer
+from workers.plan import PlanStation
 from workers.progress import Progress
 from workers.residents import Residents
 from workers.station import Station
@@ -36,6 +38,7 @@ _log = logging.getLogger(__name__)
 EXIT_CRASHED = 70
 EXIT_LEFT = 128 + signal.SIGQUIT
 _FAREWELL_SECONDS = 3.0
+_PLAN_SECONDS = 5.0
 _STORING = 3
 """Batches on their way out at once, so that the device waits neither for the store, which may
 take tens of milliseconds, nor for a commit."""
@@ -102,6 +105,13 @@ class Host:
             naming=naming,
             dropped=lambda ids: self._settled(ids, 0.0),
         )
+        self._plans = PlanStation(
+            database=self._database,
+            store=store,
+            settings=settings,
+            worker=worker,
+            settled=self._unit_settled,
+        )
         self._accept = Accept(
             database=self._database,
             store=store,
@@ -116,11 +126,13 @@ class Host:
             naming=naming,
             to_store=self._store.put,
             tick=progress.tick,
+            slots={PLANS: self._plans},
         )
         self._stations = {
             "accept": Station("accept", self._accept.step, self._crash_at(self._accept)),
             "batch": Station("batch", self._batch.step, self.crash),
             "infer": Station("infer", self._infer.step, self._crash_at(self._infer)),
+            "plan": Station("plan", self._plans.step, self.crash),
         }
         self._storing = [
             Station("store", self._store.step, self._crash_at(self._store)) for _ in range(_STORING)
@@ -140,8 +152,10 @@ class Host:
         warm.wait()
         retrying(self._ready)
         with self._starting:
-            for station in (*self._storing, self._stations["batch"], self._stations["accept"]):
+            for station in self._storing:
                 station.start()
+            for name in ("batch", "plan", "accept"):
+                self._stations[name].start()
             self._warm = True
         _log.info("worker %s takes jobs of pool %s", self._worker, self._settings.pool)
 
@@ -199,6 +213,11 @@ class Host:
         self.tickets.settled(ids, seconds)
         self._waiting.settled(ids)
 
+    def _unit_settled(self, id: JobId) -> None:
+        """A slot is free again."""
+        self.tickets.settled([id], 0.0)
+        self._accept.slot_is_free()
+
     def _drain_when_told(self) -> None:
         self._told.get()
         with self._starting:
@@ -219,6 +238,7 @@ class Host:
         self._give_back(self._waiting.close())
         self._note_drain()
         self._stations["accept"].join()
+        self._plans.stop()
         self._stations["batch"].join()
         self._give_back(self._waiting.close())  # what a claim brought meanwhile
         self._infer.stop()
@@ -226,6 +246,8 @@ class Host:
         self._store.stop()
         for station in self._storing:
             station.join()
+        # One that is at a large file leaves it to the supervisor to give the plan back.
+        self._stations["plan"].join(_PLAN_SECONDS)
         self._residents.close()
         self._database.close()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from headrace.datasets.formats import is_data
-from headrace.errors import InputChanged, InvalidInput, StoreUnavailable
+from headrace.errors import InputChanged, InvalidInput, StorageError, StoreUnavailable
 
 if TYPE_CHECKING:
     from headrace.settings import Settings
@@ -44,6 +44,11 @@ class InputFile:
 
 
 def find(where: str, settings: Settings) -> list[InputFile]:
+    """All of `each`."""
+    return list(each(where, settings))
+
+
+def each(where: str, settings: Settings) -> Iterator[InputFile]:
     """The files at a path, in a folder, or that match a pattern, in the order of their names.
 
     where: ``s3://bucket/…`` or a local path; ``*`` and ``?`` stand for characters within a
@@ -57,10 +62,12 @@ def find(where: str, settings: Settings) -> list[InputFile]:
         found = objects.find(where, settings)
     else:
         found = _local(where)
-    files = sorted(found, key=lambda file: file.uri)
-    if not files:
+    none = True
+    for file in found:
+        none = False
+        yield file
+    if none:
         raise InvalidInput(where, "there are no such files")
-    return files
 
 
 @contextlib.contextmanager
@@ -100,20 +107,37 @@ def _in_s3(uri: str) -> bool:
 
 def _local(where: str) -> Iterator[InputFile]:
     path = where.removeprefix("file://")
+    for found in sorted(map(os.path.abspath, _paths(path))):
+        shown = os.fsencode(found).decode(errors="replace")
+        if shown != found:
+            raise InvalidInput(shown, "its name is no UTF-8, as tables want it; rename it")
+        with contextlib.suppress(FileNotFoundError), _translated(found):
+            yield on_disk(Path(found))
+
+
+def _paths(path: str) -> Iterator[str]:
     if os.path.isdir(path):
         for folder, _, names in os.walk(path):
             for name in names:
-                found = Path(folder, name)
-                if is_record_file(found.relative_to(path).as_posix()):
-                    yield on_disk(found)
+                found = os.path.join(folder, name)
+                if is_record_file(Path(found).relative_to(path).as_posix()):
+                    yield found
     elif os.path.isfile(path):
-        yield on_disk(Path(path))
+        yield path
     elif WILD & set(path):
-        yield from (
-            on_disk(Path(found))
-            for found in glob.iglob(path, recursive=True)
-            if os.path.isfile(found)
-        )
+        yield from filter(os.path.isfile, glob.iglob(path, recursive=True))
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise StorageError(path, "may not be read by the user who runs the worker") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error}") from error
 
 
 class _Pinned(io.FileIO):
@@ -122,11 +146,10 @@ class _Pinned(io.FileIO):
     def __init__(self, file: InputFile) -> None:
         self._file = file
         try:
-            super().__init__(file.uri)
+            with _translated(file.uri):
+                super().__init__(file.uri)
         except FileNotFoundError:
             raise file.changed() from None
-        except OSError as error:
-            raise StoreUnavailable(f"{file.uri}: {error}") from error
         self.check()
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""The accept station when the answer to a claim is lost: no job stays with nobody."""
+"""The accept station: what it claims, and when, and what tickets are told of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import threading
 import pytest
 
 from headrace import payload
+from headrace.dataset import PLANS, SHARDS
 from headrace.db import work
 from headrace.errors import DatabaseUnavailable
+from tests.conformance.dataset_table import DatasetTable
 from tests.conformance.job_table import JobTable
 from tests.conformance.registered import PAIR, register
 from workers.accept import Accept
@@ -16,40 +18,170 @@ from workers.ceilings import Ceilings
 from workers.tickets import Tickets
 from workers.waiting import Waiting
 
+RECORD = payload.encode({"left": [1.0], "note": "late"})
 
-def test_a_claim_that_comes_to_the_database_late_is_undone(table: JobTable, monkeypatch) -> None:
-    """Its connection broke on the way, and the worker has asked since and got nothing."""
-    model = register(table.database, "pair", PAIR)
-    worker = table.worker()
-    waiting = Waiting()
-    accept = Accept(
-        database=table.database,
-        store=None,
-        worker=worker,
-        pool="default",
-        poll=0.0,
-        tickets=Tickets(lambda calls: None),
-        waiting=waiting,
-        ceilings=Ceilings(table.database, "cpu"),
-        unserved=list,
-        expect=lambda ids: None,
-        naming=threading.Lock(),
-        to_store=lambda ran, seconds: pytest.fail("its input is right"),
-        tick=lambda: None,
-    )
+
+class Slot:
+    """Takes one unit."""
+
+    def __init__(self) -> None:
+        self.units = []
+        self.room = True
+
+    def free(self) -> bool:
+        return self.room
+
+    def put(self, unit) -> None:
+        self.units.append(unit.id)
+        self.room = False
+
+
+class Desk:
+    """An accept station, and what surrounds it. poll: seconds."""
+
+    def __init__(self, table: JobTable, poll: float) -> None:
+        self.table = table
+        self.model = register(table.database, "pair", PAIR)
+        self.worker = table.worker()
+        self.waiting = Waiting()
+        self.answers: list[str] = []
+        self.tickets = Tickets(lambda calls: [call() for call in calls])
+        self.slots = {SHARDS: Slot(), PLANS: Slot()}
+        self.unserved = []
+        self.accept = Accept(
+            database=table.database,
+            store=None,
+            worker=self.worker,
+            pool="default",
+            poll=poll,
+            tickets=self.tickets,
+            waiting=self.waiting,
+            ceilings=Ceilings(table.database, "cpu"),
+            unserved=lambda: self.unserved,
+            expect=lambda ids: None,
+            naming=threading.Lock(),
+            to_store=lambda ran, seconds: pytest.fail("its input is right"),
+            tick=lambda: None,
+            slots=self.slots,
+        )
+
+    def ticket(self) -> None:
+        self.tickets.hear(
+            lambda pid, at: self.answers.append("accepted"),
+            lambda answer: self.answers.append(answer[1]),
+        )
+
+    def waits(self) -> list[str]:
+        return [item.unit.id for item in self.waiting.close()]
+
+
+@pytest.fixture
+def desk(table: JobTable, monkeypatch) -> Desk:
+    """One that looks at once, and whenever it is told to, but not by itself again."""
     monkeypatch.setattr("workers.accept._RETRY_SECONDS", 0.0)
+    return Desk(table, poll=3600.0)
+
+
+@pytest.fixture
+def sets(table: JobTable) -> DatasetTable:
+    return DatasetTable(table)
+
+
+def broken_once(monkeypatch, line: str) -> None:
+    """The next claim from this line does not come through."""
     claim = work.claim
 
-    def broken(*what: object, **how: object) -> None:
+    def broken(*what: object, **how: object) -> object:
+        if how.get("line", "") != line:
+            return claim(*what, **how)
         monkeypatch.setattr(work, "claim", claim)
         raise DatabaseUnavailable("the connection broke")
 
     monkeypatch.setattr(work, "claim", broken)
-    assert accept.step()
-    assert accept.step(), "it finds nothing due, and nothing to undo"
-    record = payload.encode({"left": [1.0], "note": "late"})
-    (id,) = table.queue(model=model, input=record)
-    assert [unit.id for unit in table.claim(worker)] == [id]
-    assert accept.step()
-    assert [item.unit.id for item in waiting.close()] == [id]
+
+
+def test_a_claim_that_comes_to_the_database_late_is_undone(table: JobTable, monkeypatch) -> None:
+    """Its connection broke on the way, and the worker has asked since and got nothing."""
+    monkeypatch.setattr("workers.accept._RETRY_SECONDS", 0.0)
+    desk = Desk(table, poll=0.0)
+    broken_once(monkeypatch, "")
+    assert desk.accept.step()
+    assert desk.accept.step(), "it finds nothing due, and nothing to undo"
+    (id,) = table.queue(model=desk.model, input=RECORD)
+    assert [unit.id for unit in table.claim(desk.worker)] == [id]
+    assert desk.accept.step()
+    assert desk.waits() == [id]
     assert table.attempts([id]) == [1]
+
+
+def test_a_unit_of_a_dataset_is_claimed_late_as_well(table, sets, monkeypatch) -> None:
+    monkeypatch.setattr("workers.accept._RETRY_SECONDS", 0.0)
+    desk = Desk(table, poll=0.0)
+    broken_once(monkeypatch, PLANS)
+    assert desk.accept.step()
+    sets.insert()
+    fence = sets.claim(PLANS, desk.worker)
+    assert desk.accept.step()
+    assert desk.slots[PLANS].units == [fence.job]
+    assert table.attempts([fence.job]) == [1]
+    sets.insert("/other")
+    assert desk.accept.step()
+    assert table.states([fence.job]) == ["running"], "what is in its slot is not given back"
+
+
+def test_a_ticket_is_answered_with_the_unit_it_led_to(desk, sets) -> None:
+    desk.accept.step()
+    sets.planned(3)
+    sets.insert("/other")
+    for _ in range(3):
+        desk.ticket()
+    assert desk.accept.step()
+    assert len(desk.slots[SHARDS].units) == 1
+    (plan,) = desk.slots[PLANS].units
+    assert desk.answers == ["accepted"] * 2
+    desk.tickets.settled([plan], 0.0)
+    assert desk.answers[2:] == ["1 jobs, 0.0 ms on the device"]
+    assert desk.accept.step()
+    assert desk.answers[3:] == ["accepted", "nothing due"]
+
+
+def test_slots_are_filled_beside_single_jobs(desk, sets, table) -> None:
+    sets.planned(3, 4)
+    (id,) = table.queue(model=desk.model, input=RECORD)
+    assert desk.accept.step()
+    assert desk.waits() == [id]
+    assert len(desk.slots[SHARDS].units) == 1, "one at a time"
+
+
+def test_a_slot_that_became_free_is_filled_at_once(desk, sets) -> None:
+    sets.planned(3, 4)
+    desk.accept.step()
+    assert len(desk.slots[SHARDS].units) == 1
+    desk.slots[SHARDS].room = True
+    desk.accept.slot_is_free()
+    while len(desk.slots[SHARDS].units) == 1:
+        assert desk.accept.step()
+    assert len(set(desk.slots[SHARDS].units)) == 2
+
+
+def test_single_jobs_without_a_ticket_for_others_cost_no_look(desk, table, monkeypatch) -> None:
+    asked, claim = [], work.claim
+
+    def asking(*what: object, **how: object) -> object:
+        asked.append(how.get("line", ""))
+        return claim(*what, **how)
+
+    monkeypatch.setattr(work, "claim", asking)
+    table.queue(130, model=desk.model, input=RECORD)
+    for _ in range(3):
+        monkeypatch.setattr(desk.waiting, "wait_for_room", lambda timeout: True)
+        assert desk.accept.step()
+    assert asked == ["", SHARDS, PLANS, "", ""]
+
+
+def test_a_version_that_is_not_served_is_planned_but_not_run(desk, sets) -> None:
+    id = sets.planned(3)
+    sets.insert("/other")
+    desk.unserved = [sets.get(id).model]
+    desk.accept.step()
+    assert (len(desk.slots[SHARDS].units), len(desk.slots[PLANS].units)) == (0, 1)

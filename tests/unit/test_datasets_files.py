@@ -130,6 +130,8 @@ def test_a_cut_goes_on_behind_any_shard(groups, sizes, end, blank) -> None:
             if not some:
                 break
         read = [rows for shard in cut for rows in shards.read(shard, schema, settings)]
+        numbers = [int(number) for rows in read for number in rows.numbers]
+        assert numbers == read_all(file, schema, 1000, Path(folder, "whole"), settings)[1]
         assert [int(x) for rows in read for x in rows.table["x"].to_pylist()] == list(range(rows))
         assert not any(rows.rejects for rows in read)
         assert sum(shard.rows for shard in cut) == rows
