@@ -121,6 +121,22 @@ class Settings(BaseSettings):
         description="Jobs that ended this long ago go, with their results; 0 keeps them for ever.",
     )
 
+    scheduled_runs: Annotated[int, Unit("runs"), Field(ge=1)] = Field(
+        4, description="Runs of schedules at a time, over all schedules."
+    )
+    smtp_url: str | None = Field(
+        None,
+        pattern=r"^smtps?://",
+        description="Mail server: smtp://user:password@host:587, or smtps:// for TLS from the"
+        " start; without it, nobody is told of what fails.",
+    )
+    mail_from: str = Field(
+        "headrace@localhost", description="The address that its e-mail comes from."
+    )
+    notify: tuple[str, ...] = Field(
+        (), description="Who is told of schedules that name nobody: e-mail addresses."
+    )
+
     pool: str = Field("default", pattern=r"^[a-z0-9-]+$", description="Which jobs a worker takes.")
     lease: Seconds = Field(15.0, description="A worker not heard of for this long is dead.")
     poll: Seconds = Field(2.0, description="How often an idle worker looks for jobs.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from headrace.db.dataset_tables import metadata
+from headrace.db.schedule_tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -58,7 +58,6 @@ def plan(versions: Sequence[Version], decided: datetime, now: datetime, active: 
 
     A clock that was put back makes dates due again: those that ran are in the table.
     """
-    decided = min(decided, now)
     spec = _in_force(versions, now).spec
     if spec.catch_up == "all":
         found = list(itertools.islice(_dates(versions, decided, now), AT_ONCE))

@@ -13,8 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from headrace.db import migrate
-from headrace.db.dataset_tables import metadata
 from headrace.db.engine import Database
+from headrace.db.schedule_tables import metadata
 from headrace.db.tables import sweeps
 from headrace.errors import ConfigError
 

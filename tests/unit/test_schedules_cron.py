@@ -88,6 +88,12 @@ def test_hourly_runs_count_as_many_as_the_day_has_hours() -> None:
         assert sum(due.astimezone(zone).date() == start.date() for due in found) == hours
 
 
+def test_a_skipped_time_is_still_to_come_for_who_asks_after_the_change() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    asked = datetime(2026, 3, 29, 3, 10, tzinfo=berlin)
+    assert next(dates("30 2 * * *", berlin, asked)).astimezone(berlin).hour == 3
+
+
 def test_it_ends_where_no_date_is_left() -> None:
     rare = datetime(2048, 2, 29, tzinfo=UTC)
     assert next(dates("0 0 29 2 *", ZoneInfo("UTC"), rare)) == datetime(2052, 2, 29, tzinfo=UTC)
