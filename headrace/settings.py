@@ -149,6 +149,11 @@ class Settings(BaseSettings):
         description="A worker process that grows past it is replaced, from 90 % of it on between"
         " two batches; 0 sets no bound.",
     )
+    shard_window: Annotated[int, Unit("records"), Field(ge=1)] = Field(
+        4096,
+        description="Records of a dataset that are read together; of more, batches are formed "
+        "that are nearer in length.",
+    )
     model_memory: Annotated[int, Unit("bytes"), Field(gt=0)] = Field(
         4 * 1024**3, description="Weights kept loaded in one worker, least recent out first."
     )

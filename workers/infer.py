@@ -151,12 +151,10 @@ class Infer:
         except HeadraceError as error:
             block.ran(error)
         else:
-            answer = self._as_one(model, block)
-            if answer is None:
-                lengths = [int(length) for length in block.lengths]
-                block.ran(self._one_by_one(model, block.version, block.records(), lengths))
-            else:
-                block.ran(answer)
+            # One without records is for the loading alone.
+            lengths = block.lengths.tolist()
+            answer = self._as_one(model, block) if lengths else Answer({}, {})
+            block.ran(answer or self._one_by_one(model, block.version, block.records(), lengths))
         self._progress.end()
         self.in_hand = []
 

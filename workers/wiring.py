@@ -8,10 +8,10 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from headrace.dataset import PLANS
+from headrace.dataset import PLANS, SHARDS
 from headrace.db import work, workers
 from headrace.db.engine import Database, retrying
 from headrace.db.units import Again
@@ -28,6 +28,7 @@ from workers.infer import Infer
 from workers.plan import PlanStation
 from workers.progress import Progress
 from workers.residents import Residents
+from workers.shards import Shards
 from workers.station import Station
 from workers.store import Store
 from workers.tickets import Tickets
@@ -112,6 +113,18 @@ class Host:
             worker=worker,
             settled=self._unit_settled,
         )
+        self._shards = Shards(
+            database=self._database,
+            settings=settings,
+            worker=worker,
+            turns=self._turns,
+            ceilings=ceilings,
+            begins=self._shard_begins,
+            on_device=self._infer.on_device,
+            naming=naming,
+            others=lambda: self._infer.batch_seconds,
+            settled=self._unit_settled,
+        )
         self._accept = Accept(
             database=self._database,
             store=store,
@@ -126,13 +139,14 @@ class Host:
             naming=naming,
             to_store=self._store.put,
             tick=progress.tick,
-            slots={PLANS: self._plans},
+            slots={PLANS: self._plans, SHARDS: self._shards},
         )
         self._stations = {
             "accept": Station("accept", self._accept.step, self._crash_at(self._accept)),
             "batch": Station("batch", self._batch.step, self.crash),
             "infer": Station("infer", self._infer.step, self._crash_at(self._infer)),
             "plan": Station("plan", self._plans.step, self.crash),
+            "shards": Station("shards", self._shards.step, self.crash),
         }
         self._storing = [
             Station("store", self._store.step, self._crash_at(self._store)) for _ in range(_STORING)
@@ -154,7 +168,7 @@ class Host:
         with self._starting:
             for station in self._storing:
                 station.start()
-            for name in ("batch", "plan", "accept"):
+            for name in ("batch", "plan", "shards", "accept"):
                 self._stations[name].start()
             self._warm = True
         _log.info("worker %s takes jobs of pool %s", self._worker, self._settings.pool)
@@ -190,7 +204,11 @@ class Host:
             "worker": self._worker,
             "jobs": self._store.jobs,
             "batches": self._store.batches,
-            "cpu_seconds": {name: round(seconds, 3) for name, seconds in cpu.items()},
+            "cpu_seconds": _rounded(cpu),
+            "seconds": {
+                name: _rounded(shifts.seconds)
+                for name, shifts in {"infer": self._infer.shifts, **self._shards.shifts}.items()
+            },
         }
 
     def crash(self, error: BaseException, blamed: Sequence[JobId] = ()) -> None:
@@ -218,6 +236,10 @@ class Host:
         self.tickets.settled([id], 0.0)
         self._accept.slot_is_free()
 
+    def _shard_begins(self, job: JobId | None) -> None:
+        self._waiting.beside_shard(job is not None)
+        self._infer.shard(job)
+
     def _drain_when_told(self) -> None:
         self._told.get()
         with self._starting:
@@ -234,13 +256,16 @@ class Host:
 
     def _drain_all(self) -> None:
         self._infer.refuse()
+        self._shards.refuse()
         self._accept.stop()
         self._give_back(self._waiting.close())
         self._note_drain()
         self._stations["accept"].join()
         self._plans.stop()
+        self._shards.stop()
         self._stations["batch"].join()
         self._give_back(self._waiting.close())  # what a claim brought meanwhile
+        self._stations["shards"].join()
         self._infer.stop()
         self._stations["infer"].join()
         self._store.stop()
@@ -270,6 +295,10 @@ class Host:
             return
         self.tickets.settled([unit.id for unit in units], 0.0)
         _log.info("gave %d unstarted jobs back", len(units))
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(some, 3) for name, some in seconds.items()}
 
 
 def _kind(device: str) -> str:

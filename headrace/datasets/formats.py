@@ -31,6 +31,7 @@ _FORMATS = {
     ".csv": Format.CSV,
 }
 _COMPRESSIONS = {".gz": Compression.GZIP, ".zst": Compression.ZSTD, ".zstd": Compression.ZSTD}
+_SUFFIX = {Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}
 
 
 def of_name(name: str) -> tuple[Format, Compression]:
@@ -46,6 +47,12 @@ def of_name(name: str) -> tuple[Format, Compression]:
     raise InvalidInput(
         name, f"expected a file name that ends in {', '.join(_FORMATS)}; .gz or .zst may follow"
     )
+
+
+def suffix(format: Format, compression: Compression) -> str:
+    """What the name of such a file ends in."""
+    inside = format is Format.PARQUET or not compression
+    return f".{format}" if inside else f".{format}{_SUFFIX[compression]}"
 
 
 def is_data(name: str) -> bool:

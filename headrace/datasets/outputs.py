@@ -46,8 +46,11 @@ class Sealed:
 class Output(Protocol):
     """A file in the making, which goes again where its block ends without a seal.
 
-    Every call raises StoreUnavailable, StorageError.
+    Every call raises StoreUnavailable, StorageError. keeps: whether what a `write` was given that
+    raised StoreUnavailable is kept for the next one, and `seal` may be called again after it.
     """
+
+    keeps: bool
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -113,6 +116,8 @@ def remove(uris: Iterable[str], settings: Settings) -> None:
 
 class _LocalFile:
     """A hidden file beside the one that it is to become."""
+
+    keeps = False
 
     def __init__(self, target: Path) -> None:
         self._target = target

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from headrace.datasets.rows import Reject, Rows, numbered
 from headrace.errors import InvalidInput
 
+_BATCH_BYTES = 32 * 1024 * 1024
 _NUMBER, _CODE, _MESSAGE = "__row__", "__code__", "__message__"
 
 
@@ -71,9 +72,12 @@ def _tables(
     stop = file.metadata.num_rows if count is None else first + count
     at = 0
     for group in range(file.metadata.num_row_groups):
-        end = at + file.metadata.row_group(group).num_rows
+        about = file.metadata.row_group(group)
+        end = at + about.num_rows
         if end > first and at < stop:
-            for some in file.iter_batches(batch, row_groups=[group], columns=names):
+            fitting = max(1, _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size))
+            size = min(batch, fitting)
+            for some in file.iter_batches(size, row_groups=[group], columns=names):
                 low, high = max(first - at, 0), min(stop - at, some.num_rows)
                 if low < high:
                     table = pa.Table.from_batches([some.slice(low, high - low)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -77,6 +77,17 @@ class Rows:
             Rows(self.table.slice(0, at), self.numbers[:at], early),
             Rows(self.table.slice(at), self.numbers[at:], late),
         )
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Parts that follow each other, as one; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Rows(
+        pa.concat_tables([part.table for part in parts]),
+        np.concatenate([part.numbers for part in parts]),
+        tuple(chain.from_iterable(part.rejects for part in parts)),
+    )
 
 
 def numbered(table: pa.Table, first: int) -> Rows:

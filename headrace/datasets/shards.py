@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow as pa
 from headrace.datasets import delimited, jsonl, parquet
 from headrace.datasets.files import InputFile, on_disk, open_file
 from headrace.datasets.formats import Format, of_name
-from headrace.datasets.rows import Rows
+from headrace.datasets.rows import Rows, joined
 from headrace.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -139,17 +139,36 @@ def lay_down(
             yield Shard(file, head.first, count, head.first, stop, on_disk(path))
 
 
-def read(shard: Shard, schema: pa.Schema, settings: Settings) -> Iterator[Rows]:
-    """The rows of a shard, some at a time, in the file's order."""
+def read(shard: Shard, schema: pa.Schema, settings: Settings, batch: int = BATCH) -> Iterator[Rows]:
+    """The rows of a shard, some at a time (up to `batch`, where the format lets one choose), in
+    the file's order.
+    """
     file = shard.piece or shard.file
     with _opened(file, settings) as stream:
         if shard.piece is not None:
-            yield from parquet.read_piece(stream, schema, BATCH)
+            yield from parquet.read_piece(stream, schema, batch)
         elif of_name(file.uri)[0] is Format.PARQUET:
-            yield from parquet.read(stream, schema, shard.first, shard.rows, BATCH)
+            yield from parquet.read(stream, schema, shard.first, shard.rows, batch)
         else:
             stream.seek(shard.start)
             yield from jsonl.read(stream, schema, shard.first, shard.stop - shard.start)
+
+
+def windows(rows: Iterable[Rows], size: int, most_bytes: int) -> Iterator[Rows]:
+    """The same rows, `size` at a time, the rejects among them; less where they are large."""
+    parts: list[Rows] = []
+    count = held = 0
+    for some in rows:
+        while len(some):
+            head, some = some.split(size - count)  # what is left of it
+            parts.append(head)
+            count += len(head)
+            held += head.table.nbytes
+            if count == size or held >= most_bytes:
+                yield joined(parts)
+                parts, count, held = [], 0, 0
+    if parts:
+        yield joined(parts)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ _TOKEN = "headrace-output"
 class Upload:
     """A file that goes up part by part, `PART_BYTES` each. See `outputs.Output`."""
 
+    keeps = True
+
     def __init__(self, uri: str, settings: Settings) -> None:
         self._uri = uri
         self._client = client_of(settings)

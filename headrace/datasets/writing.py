@@ -21,8 +21,12 @@ from headrace.datasets.arrays import JSON, Values, arrow_type, to_column
 from headrace.datasets.columns import Columns, Records
 from headrace.datasets.formats import Compression, Format
 from headrace.datasets.rows import Reject
+from headrace.errors import BadOutput
 from headrace.job import Failed
 from headrace.signature import Signature
+
+_GROUP_ROWS, _GROUP_BYTES = 64 * 1024, 16 * 1024 * 1024
+"""Of a row group of Parquet; whichever comes first."""
 
 
 def schema_of(signature: Signature, columns: Columns, read: pa.Schema) -> pa.Schema:
@@ -76,6 +80,19 @@ def results(
     return pa.table(made, schema=schema), rejects
 
 
+def unstorable(signature: Signature, outputs: Mapping[str, Values]) -> dict[int, Failed]:
+    """By index, the rows whose outputs no column takes, such as text that is no Unicode."""
+    failed: dict[int, Failed] = {}
+    for field in signature.outputs:
+        for row, value in enumerate(outputs[field.name]):
+            try:
+                to_column(field, [value])
+            except (pa.ArrowException, ValueError, TypeError) as error:
+                said = f"outputs.{field.name}: cannot be stored: {error}"
+                failed[row] = Failed(BadOutput.code, said)
+    return failed
+
+
 class Sink(Protocol):
     """What takes bytes, such as a file or an `outputs.Output`."""
 
@@ -93,7 +110,7 @@ class Writer(Protocol):
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> object: ...
+    ) -> None: ...
     def write_table(self, table: pa.Table) -> None:
         """Put these rows behind those that are there."""
         ...
@@ -102,8 +119,7 @@ class Writer(Protocol):
 def open_writer(sink: Sink, schema: pa.Schema, format: Format, compression: Compression) -> Writer:
     """Writes into `sink`, which stays open. Parquet is compressed inside, with zstd."""
     if format is Format.PARQUET:
-        parquet: Writer = pyarrow.parquet.ParquetWriter(_Open(sink), schema, compression="zstd")
-        return parquet
+        return _Parquet(pyarrow.parquet.ParquetWriter(_Open(sink), schema, compression="zstd"))
     return _Text(sink, schema, format, compression)
 
 
@@ -114,6 +130,36 @@ def write_errors(sink: Sink, file: str, errors: Iterable[Reject]) -> None:
         said = {"file": file, "row": error.number, **id}
         said |= {"code": error.code, "message": error.message}
         sink.write(json.dumps(_plain(said), ensure_ascii=False).encode() + b"\n")
+
+
+class _Parquet:
+    """Gathers tables: each that is written becomes a row group of its own."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self._tables: list[pa.Table] = []
+        self._rows = self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Put these rows behind those that are there."""
+        self._tables.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.concat_tables(self._tables))
+        self._tables, self._rows, self._bytes = [], 0, 0
 
 
 class _Text:

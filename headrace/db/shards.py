@@ -106,6 +106,12 @@ def note(connection: sa.Connection, fence: Fence, running: int, trail: str | Non
     return True
 
 
+def wanted(connection: sa.Connection, fence: Fence) -> bool:
+    """Whether `note` would say so: a glance, which needs no transaction."""
+    asked = sa.select(shards.c.job_id).where(_NOTED)
+    return connection.execute(asked, _of(fence)).one_or_none() is not None
+
+
 def finish(
     connection: sa.Connection,
     fence: Fence,

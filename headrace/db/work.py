@@ -114,6 +114,11 @@ def stage(
     return gone(connection, worker, batch)
 
 
+def name(connection: sa.Connection, worker: WorkerId, on_device: Sequence[JobId]) -> None:
+    """Name all that is or will be on the device. Raises LeaseLapsed, LeaseLost. For `write`."""
+    _hold_lease(connection, worker, on_device)
+
+
 def gone(connection: sa.Connection, worker: WorkerId, batch: Sequence[JobId]) -> set[JobId]:
     """Those of `batch` that must not run.
 

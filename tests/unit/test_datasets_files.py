@@ -23,7 +23,7 @@ from headrace.datasets.formats import Compression, Format, of_name
 from headrace.datasets.rows import Reject, Rows
 from headrace.datasets.writing import open_writer, results, schema_of, write_errors
 from headrace.errors import InputChanged, InvalidInput
-from headrace.job import Done, Failed
+from headrace.job import Failed
 from headrace.settings import Settings
 from headrace.signature import Field, Signature
 
@@ -380,13 +380,10 @@ def test_results_join_back_to_their_rows(tmp_path, settings, end, id) -> None:
     [shard] = shards.cut(file, 10, settings)
     [rows] = shards.read(shard, typed(MODEL, columns, table.schema, Format.PARQUET, ""), settings)
     records = convert(MODEL, columns, rows)
-    outcomes = [
-        Done({"y": np.float64(1.5), "z": {"k": [1]}}),
-        Failed("bad", "no"),
-        Done({"y": np.float64("nan"), "z": "text"}),
-    ]
+    outputs = {"y": np.array([1.5, 0.0, np.nan]), "z": [{"k": [1]}, None, "text"]}
+    bad = {1: Failed("bad", "no")}
     schema = schema_of(MODEL, columns, table.schema)
-    made, failed = results(MODEL, columns, schema, file.uri, records, outcomes)
+    made, failed = results(MODEL, columns, schema, file.uri, records, outputs, bad)
     assert failed == [Reject(1, "bad", "no", "b" if id else None)]
     path = tmp_path / f"out.{end}"
     out = write(path, made)

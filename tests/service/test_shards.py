@@ -1,0 +1,94 @@
+"""Shards in a worker: every row has one result or one error, whatever it does to the worker."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.db import datasets
+from tests.service.datasets import Run
+from tests.service.rig import Rig, eventually, rig
+
+
+@pytest.fixture(scope="module")
+def worker(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, redis_url: str
+) -> Iterator[Rig]:
+    """Started once: each test brings datasets of its own."""
+    folder = tmp_path_factory.mktemp("shards")
+    shutil.copy(migrated_database, folder / "jobs.db")
+    with rig(folder, f"sqlite:///{folder}/jobs.db", redis_url, shard_window=32) as worker:
+        worker.push("echo", max_records=16)
+        worker.start()
+        yield worker
+
+
+def test_results_are_in_the_inputs_order_whatever_fails(worker: Rig) -> None:
+    ops = ["double"] * 200
+    ops[7], ops[8], ops[150] = "raise", "fail", "garble"
+    ops[60] = f"flaky {worker.folder / 'flaky'}"
+    run = Run(worker, "mixed", ops, shard_rows=80)
+    ended = run.wait()
+    assert (ended.state, ended.total, ended.succeeded, ended.failed) == ("partial", 200, 197, 3)
+    good = [n for n in range(200) if n not in (7, 8, 150)]
+    assert [(row["row"], row["value"]) for row in run.results()] == [(n, 2 * n) for n in good]
+    assert [(error["row"], error["code"]) for error in run.errors()] == [
+        (7, "model_error"),
+        (8, "unfit"),
+        (150, "bad_output"),
+    ]
+    assert len(run.paths("part-*")) > 1
+    assert (run.output / "_SUCCESS").exists()
+
+
+def test_a_row_that_always_wants_another_run_fails_at_last(worker: Rig) -> None:
+    run = Run(worker, "again", ["double", "retry 0.01", "double"])
+    run.wait()
+    assert [row["row"] for row in run.results()] == [0, 2]
+    assert [error["code"] for error in run.errors()] == ["retries_exhausted"]
+
+
+def test_urgent_jobs_run_between_the_blocks_of_a_shard(worker: Rig) -> None:
+    begun = worker.folder / "between"
+    ops = [f"until {begun}", *["sleep 0.02"] * 160]
+    run = Run(worker, "slow", ops)
+    eventually("its first block runs", begun.with_name("between.begun").exists)
+    ids = worker.submit("echo", range(3))
+    begun.touch()
+    assert [int(result["value"]) for result in worker.client.results(ids, timeout=60)] == [0, 2, 4]
+    assert not (run.output / "_manifest.json").exists()
+    assert run.wait().succeeded == 161
+
+
+def test_cancelling_stops_within_a_batch_and_leaves_nothing_half(worker: Rig) -> None:
+    begun, notes = worker.folder / "cancelled", worker.folder / "notes"
+    run = Run(worker, "cancel", [f"until {begun}", *[f"note {notes}"] * 500])
+    eventually("its first block runs", begun.with_name("cancelled.begun").exists)
+    shard = worker.on_device()
+    with worker.database.write() as connection:
+        assert datasets.cancel(connection, run.id)
+    after = Run(worker, "after", ["double"])
+    eventually("the worker is at the next shard", lambda: worker.on_device() != shard)
+    begun.touch()
+    assert after.wait().succeeded == 1
+    assert len(notes.read_text().splitlines()) == 15  # those that ran with the first row
+    assert not run.results()
+    assert not list(run.output.glob(".*"))
+
+
+def test_a_drain_gives_the_shard_back_within_a_batch(worker: Rig) -> None:
+    begun, notes = worker.folder / "drained", worker.folder / "drained.notes"
+    run = Run(worker, "drain", [f"until {begun}", *[f"note {notes}"] * 500], shard_rows=1000)
+    eventually("its first block runs", begun.with_name("drained.begun").exists)
+    draining = threading.Thread(target=worker.drain)
+    draining.start()
+    eventually("the shard is given back", lambda: run.units() == [("queued", 0)])
+    begun.touch()
+    draining.join()
+    assert len(notes.read_text().splitlines()) == 15
+    assert not list(run.output.glob(".*"))
+    worker.start()
+    assert run.wait().succeeded == 501
+    assert run.units() == [("succeeded", 1)]
