@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from headrace import errors
 from headrace.client import Client
-from headrace.dataset import Dataset, DatasetId, DatasetState
 from headrace.job import Done, Failed, Job, JobId, JobState, ModelKey, Priority, Retry
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Client",
-    "Dataset",
-    "DatasetId",
-    "DatasetState",
     "Done",
     "Failed",
     "Job",

@@ -6,6 +6,7 @@ carries no work, so nothing here needs to be durable: a lost ticket costs a poll
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -202,3 +203,9 @@ def ticket(model: ModelKey, ids: Sequence[JobId]) -> dict[str, Any]:
         "argsrepr": f"{model} ×{len(ids)}",
         "kwargsrepr": shown,
     }
+
+
+def named(body: bytes | str) -> list[JobId]:
+    """The first few of the jobs that a ticket was rung for."""
+    _, arguments, _ = json.loads(body)
+    return [JobId(id) for id in arguments["ids"]]

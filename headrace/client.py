@@ -19,20 +19,9 @@ from typing import Any, Self, overload
 
 import numpy as np
 
-from headrace.dataset import DatasetId
-from headrace.dataset_client import DatasetCalls
 from headrace.errors import InvalidInput, JobUnfinished, WaitTimeout
 from headrace.job import Job, JobId, JobState, Pause, Priority
-from headrace.transport import (
-    Filter,
-    Page,
-    Result,
-    Status,
-    Submission,
-    Transport,
-    priority_of,
-    seconds_of,
-)
+from headrace.transport import Filter, Page, Result, Status, Submission, Transport
 
 _FIRST_POLL, _LAST_POLL = 0.005, 1.0
 _QUESTIONABLE = 0.05
@@ -48,7 +37,7 @@ Progressed = bool | Callable[[int, int], None]
 """True for a progress bar on stderr, or a function of (jobs done, jobs in all)."""
 
 
-class Client(DatasetCalls):
+class Client:
     """A producer's view of Headrace. Thread-safe; close it, or use it in a ``with`` block.
 
     Without arguments it reads ``HEADRACE_*`` settings and talks to the job table directly
@@ -125,12 +114,9 @@ class Client(DatasetCalls):
         """The job as the table has it. Raises JobNotFound."""
         return self._transport.get([job])[0]
 
-    def status(self, job: JobId | DatasetId) -> Status:
-        """The state of a job or a dataset, and what it waits for or why it ended.
-
-        Raises JobNotFound.
-        """
-        return self._transport.status(JobId(job))
+    def status(self, job: JobId) -> Status:
+        """The job's state, and what it waits for or why it ended. Raises JobNotFound."""
+        return self._transport.status(job)
 
     @overload
     def wait(  # type: ignore[overload-overlap]  # a str is one id, though a sequence of str too
@@ -201,7 +187,7 @@ class Client(DatasetCalls):
         workers died with still runs alone.
         """
         ids = [JobId(jobs)] if isinstance(jobs, str) else [*jobs]
-        return self._transport.replay(ids, seconds_of(deadline))
+        return self._transport.replay(ids, _seconds(deadline))
 
     def delete(self, jobs: str | Sequence[JobId]) -> Ids:
         """Delete jobs that have ended, with their results and idempotency keys, all or none.
@@ -292,8 +278,8 @@ class Client(DatasetCalls):
                 model=model,
                 inputs=inputs,
                 columns=columns,
-                priority=priority_of(priority),
-                deadline=seconds_of(deadline),
+                priority=_priority(priority),
+                deadline=_seconds(deadline),
                 idempotency_key=idempotency_key,
                 metadata=metadata,
                 tenant=self._tenant,
@@ -341,12 +327,24 @@ def _connect(settings: Mapping[str, object]) -> Transport:
     return direct.connect(**settings)
 
 
+def _priority(priority: Priority | str) -> Priority:
+    try:
+        return priority if isinstance(priority, Priority) else Priority[priority.upper()]
+    except (KeyError, AttributeError):
+        names = ", ".join(p.queue for p in Priority)
+        raise InvalidInput("priority", f"expected one of {names}, got {priority!r}") from None
+
+
 def _whoami() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user has no name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def _seconds(deadline: datetime | timedelta | float | None) -> datetime | float | None:
+    return deadline.total_seconds() if isinstance(deadline, timedelta) else deadline
 
 
 def _writable(result: Result) -> Result:

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from headrace import payload
 from headrace.dataset import SHARDS
-from headrace.db import work
+from headrace.db import packs, work
 from headrace.db.engine import Database
-from headrace.db.units import Unit
+from headrace.db.units import NewPack, Unit
 from headrace.errors import (
     DatabaseUnavailable,
     HeadraceError,
@@ -24,14 +25,14 @@ from headrace.errors import (
     StorageError,
     StoreUnavailable,
 )
-from headrace.job import Failed, JobId, ModelKey, Outcome, WorkerId
+from headrace.job import Failed, JobId, ModelKey, Outcome, PackId, WorkerId
 from headrace.registry.manifest import ModelVersion
 from headrace.registry.versions import Catalog
 from headrace.storage import ObjectStore
 from headrace.storage.packs import read_pack
 from workers.ceilings import Ceilings
 from workers.faults import reach
-from workers.flow import FRESH_SECONDS, Batch, GiveBack, Item, Ran, Slot
+from workers.flow import FRESH_SECONDS, Batch, GiveBack, Item, Ran, Slot, new_pack
 from workers.tickets import Tickets
 from workers.waiting import Waiting
 
@@ -93,6 +94,7 @@ class Accept:
         self.in_hand: list[JobId] = []
         self._claimed_at = 0.0
         self._doubt_until = 0.0
+        self._doubtful: set[PackId] = set()
 
     def stop(self) -> None:
         """Claim no more."""
@@ -121,11 +123,13 @@ class Accept:
         try:
             if time.monotonic() < self._doubt_until:
                 self._disown()
-            units, at_once = self._claim()
+            else:
+                self._doubtful.clear()
+            units, ahead = self._claim()
         except (DatabaseUnavailable, LeaseLapsed) as error:
             return self._doubt(error)
         if units:
-            self._take(units, at_once)
+            self._take(units, ahead)
         try:
             filled = self._fill_slots(on_ticket=heard > 0 and not units)
         except (DatabaseUnavailable, LeaseLapsed) as error:
@@ -145,7 +149,7 @@ class Accept:
         self._stopping.wait(_RETRY_SECONDS)
         return True
 
-    def _take(self, units: list[Unit], at_once: bool) -> None:
+    def _take(self, units: list[Unit], ahead: NewPack | None) -> None:
         """Answer a ticket with what was claimed, and make it ready to run."""
         self._claimed_at = max(unit.claimed_at for unit in units)
         version = self._version(units[0].model)
@@ -157,7 +161,7 @@ class Accept:
         reach("claimed")
         self._tickets.claimed(self.in_hand)
         reach("acked")
-        self._prepare(units, version, at_once)
+        self._prepare(units, version, ahead)
         self.in_hand = []
 
     def _fill_slots(self, *, on_ticket: bool) -> bool:
@@ -193,14 +197,18 @@ class Accept:
         """Give back what earlier claims took, if they went through and their answers got lost."""
         with self._database.write() as connection:
             work.disown(connection, self._worker, after=self._claimed_at)
+            packs.drop(connection, list(self._doubtful))
 
-    def _claim(self) -> tuple[list[Unit], bool]:
-        """The units, and whether they were named as on the device."""
+    def _claim(self) -> tuple[list[Unit], NewPack | None]:
+        """The units; and, where they were named as on the device, the pack of a single one."""
         # Not worth waiting for: the claim of a worker that is busy elsewhere can be staged later.
         at_once = self._naming.acquire(blocking=False)
         if at_once and not self._waiting.idle():
             self._naming.release()
             at_once = False
+        ahead = new_pack("", 1) if at_once else None
+        if ahead:
+            self._doubtful.add(ahead.id)
         try:
             with self._database.single() as connection:
                 units = work.claim(
@@ -208,30 +216,34 @@ class Accept:
                     self._worker,
                     self._pool,
                     excluding=self._unserved(),
-                    at_once=at_once,
+                    at_once=ahead,
                 )
             if at_once:
                 self._expect([unit.id for unit in units])
         finally:
             if at_once:
                 self._naming.release()
-        return units, at_once
+        if ahead:
+            self._doubtful.discard(ahead.id)
+        return units, ahead
 
-    def _prepare(self, units: list[Unit], version: ModelVersion, named: bool) -> None:
+    def _prepare(self, units: list[Unit], version: ModelVersion, ahead: NewPack | None) -> None:
         claimed = time.monotonic()
         fetched = self._fetch_together(units)
         # After a slow fetch it is asked again which of them are still wanted.
-        named = named and time.monotonic() - claimed < FRESH_SECONDS
+        named = ahead is not None and time.monotonic() - claimed < FRESH_SECONDS
         items: list[Item] = []
         for unit in units:
+            pack = replace(ahead, tenant=unit.tenant) if ahead and len(units) == 1 else None
             try:
-                items.append(self._item(unit, version, fetched.get(unit.id), named, claimed))
+                item = self._item(unit, version, fetched.get(unit.id), claimed)
+                items.append(replace(item, named=named, pack=pack))
             except (InvalidInput, ObjectMissing, ObjectCorrupt) as error:
-                self._end(unit, version, Failed(error.code, str(error)))
+                self._end(unit, version, pack, Failed(error.code, str(error)))
             except (StoreUnavailable, StorageError) as error:
                 # The store's fault, or its permissions': no reason to fail the job.
                 _log.warning("cannot fetch the input of job %s: %s", unit.id, error)
-                self._end(unit, version, GiveBack(_STORE_RETRY_SECONDS))
+                self._end(unit, version, pack, GiveBack(_STORE_RETRY_SECONDS))
         self._waiting.put(items)
 
     def _version(self, key: ModelKey) -> ModelVersion:
@@ -262,7 +274,6 @@ class Accept:
         unit: Unit,
         version: ModelVersion,
         fetched: bytes | None,
-        named: bool,
         claimed: float,
     ) -> Item:
         signature = version.manifest.signature
@@ -280,8 +291,7 @@ class Accept:
             record,
             signature.bucket(record),
             signature.length(record),
-            named,
-            claimed + left,
+            deadline=claimed + left,
         )
 
     def _fetch(self, unit: Unit) -> bytes:
@@ -292,9 +302,11 @@ class Accept:
         key, offset, length = unit.input_at
         return read_pack(self._store, key, [(unit.id, offset, length)])[0]
 
-    def _end(self, unit: Unit, version: ModelVersion, outcome: Outcome | GiveBack) -> None:
+    def _end(
+        self, unit: Unit, version: ModelVersion, pack: NewPack | None, outcome: Outcome | GiveBack
+    ) -> None:
         item = Item(unit, version, {}, (), 0)
-        ran = Ran(Batch(version, (item,), ()), (outcome,), 0.0)
-        ran.batch.staged.set()  # it has no packs, and never reaches the device
+        ran = Ran(Batch(version, (item,), (pack,) if pack else ()), (outcome,), 0.0)
+        ran.batch.staged.set()  # it announces nothing more, and never reaches the device
         while not self._to_store(ran, _TICK_SECONDS):
             self._tick()

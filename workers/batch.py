@@ -7,19 +7,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import sqlalchemy as sa
-import uuid_utils
 
 from headrace.db import packs, work
 from headrace.db.engine import Database
 from headrace.db.units import NewPack
 from headrace.errors import DatabaseUnavailable, LeaseLapsed
-from headrace.job import JobId, PackId, WorkerId
+from headrace.job import JobId, WorkerId
 from workers.faults import reach
-from workers.flow import Batch, Item
+from workers.flow import Batch, Item, new_pack
 from workers.waiting import Waiting
 
 _log = logging.getLogger(__name__)
@@ -59,7 +57,14 @@ class BatchUp:
         items = self._waiting.take()
         if items is None:
             return False
-        batch = Batch(items[0].version, tuple(items), tuple(new_packs(items)))
+        ahead = [item.pack for item in items if item.pack is not None]
+        if len(items) == len(ahead) == 1 and items[0].named:
+            # Its claim has said all that a stage says.
+            batch = Batch(items[0].version, tuple(items), tuple(ahead))
+            batch.staged.set()
+            self._to_infer(batch)
+            return True
+        batch = Batch(items[0].version, tuple(items), (*new_packs(items), *ahead))
         if all(item.named for item in items):
             # The table has it as on the device already: the packs are announced while it runs.
             self._to_infer(batch)
@@ -114,10 +119,6 @@ class BatchUp:
 
 
 def new_packs(items: list[Item]) -> list[NewPack]:
-    """A pack at a fresh key for each tenant in the batch."""
-    day = datetime.now(UTC).strftime("%Y%m%d")
-    made = []
-    for tenant in dict.fromkeys(item.unit.tenant for item in items):
-        id = PackId(str(uuid_utils.uuid7()))
-        made.append(NewPack(id, tenant, f"results/{day}/{id}", len(items)))
-    return made
+    """A pack for each tenant in the batch."""
+    tenants = dict.fromkeys(item.unit.tenant for item in items)
+    return [new_pack(tenant, len(items)) for tenant in tenants]

@@ -6,11 +6,14 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
+
+import uuid_utils
 
 from headrace.db.units import NewPack, Unit
 from headrace.errors import HeadraceError
-from headrace.job import JobId, Outcome, Priority
+from headrace.job import JobId, Outcome, PackId, Priority
 from headrace.registry.manifest import ModelVersion
 from headrace.runtimes.collated import Answer, Collated
 from headrace.signature import Array, Record
@@ -24,8 +27,8 @@ class Item:
     """A claimed unit, fetched and validated.
 
     bucket: what batch-mates must share. length: tokens, where the model pads; else 1.
-    named: whether the job table has it as on the device, since the claim. deadline: on this
-    process's monotonic clock.
+    named: whether the job table has it as on the device, since the claim. pack: announced for it
+    by the claim. deadline: on this process's monotonic clock.
     """
 
     unit: Unit
@@ -34,6 +37,7 @@ class Item:
     bucket: tuple[object, ...]
     length: int
     named: bool = False
+    pack: NewPack | None = None
     deadline: float = math.inf
 
 
@@ -112,6 +116,13 @@ def as_text(said: object, length: int) -> str:
     """
     text = str(said).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def new_pack(tenant: str, size: int) -> NewPack:
+    """A pack at a fresh key."""
+    day = datetime.now(UTC).strftime("%Y%m%d")
+    id = PackId(str(uuid_utils.uuid7()))
+    return NewPack(id, tenant, f"results/{day}/{id}", size)
 
 
 def joined(rans: Sequence[Ran]) -> Ran:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from celery.concurrency.base import BasePool, apply_target
 
-from headrace.broker import PREDICT
+from headrace.broker import PREDICT, named
 from workers.tickets import Tickets
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class BatchPool(BasePool):
     ) -> None:
         """A message was delivered."""
         if args and args[0] == PREDICT:
-            self.stations.tickets.hear(accept_callback, callback)
+            self.stations.tickets.hear(accept_callback, callback, named(args[3]))
             return
         # The tracer answers in its own thread; what it answers belongs to this one.
         self._side.submit(

@@ -15,18 +15,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.job import JobId
+from headrace.news import FEW
 
 Accepted = Callable[[int, float], None]
 Succeeded = Callable[[tuple[int, str, float]], None]
 
 
-@dataclass(eq=False, slots=True)
+_KEPT = 256
+"""Jobs claimed without a ticket that are remembered for the ticket that follows."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Ticket:
     accepted: Accepted
     succeeded: Succeeded
-    claimed_at: float = 0.0
-    jobs: int = 0
-    open: set[JobId] = field(default_factory=set)
+
+
+@dataclass(eq=False, slots=True)
+class _Claim:
+    """Some jobs, and the tickets that they answer."""
+
+    jobs: int
+    open: set[JobId]
+    tickets: list[_Ticket] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
     device_seconds: float = 0.0
 
 
@@ -37,14 +50,28 @@ class Tickets:
         self._post = post
         self._changed = threading.Condition()
         self._heard: deque[_Ticket] = deque()
-        self._claims: dict[JobId, _Ticket] = {}
+        self._claims: dict[JobId, _Claim] = {}
+        # What a knock or a poll led to, by job, until its ticket has come.
+        self._early: dict[JobId, _Claim] = {}
         self._woken = False
 
-    def hear(self, accepted: Accepted, succeeded: Succeeded) -> None:
-        """A ticket was delivered; it stays unacked until `accepted` is called."""
+    def hear(self, accepted: Accepted, succeeded: Succeeded, ids: Sequence[JobId]) -> None:
+        """A ticket for `ids`, and perhaps more, was delivered.
+
+        It stays unacked until `accepted` is called: once a claim has answered it, which may have
+        come before it.
+        """
+        ticket = _Ticket(accepted, succeeded)
         with self._changed:
-            self._heard.append(_Ticket(accepted, succeeded))
-            self._changed.notify_all()
+            early = [self._early.pop(id, None) for id in ids]
+            claim = next(filter(None, early), None)
+            if claim is None:
+                self._heard.append(ticket)
+                self._changed.notify_all()
+                return
+            claim.tickets.append(ticket)
+            done = claim.ended is not None
+        self._post([_accept(ticket, claim.began), *([_succeed(ticket, claim)] if done else [])])
 
     def forget(self) -> None:
         """The connection is gone, and with it every ticket not acked: they will come again."""
@@ -52,18 +79,18 @@ class Tickets:
             self._heard.clear()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for a ticket, up to `timeout` seconds; True when there is reason to look.
+        """Wait for a ticket or a `wake`, up to `timeout` seconds; whether there is reason to look.
 
         False when a second has passed without one: the caller sees whether it is to stop.
         """
         with self._changed:
             if not self._heard and not self._woken and timeout > 0:
                 self._changed.wait(min(timeout, 1.0))
-            self._woken = False
-            return bool(self._heard) or timeout <= 1.0
+            woken, self._woken = self._woken, False
+            return woken or bool(self._heard) or timeout <= 1.0
 
     def wake(self) -> None:
-        """End a `wait`."""
+        """There is reason to look: this `wait`, or the next, ends."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
@@ -77,52 +104,57 @@ class Tickets:
         """A claim begun with `heard` tickets in hand found nothing: they were stale."""
         with self._changed:
             stale = [self._heard.popleft() for _ in range(min(heard, len(self._heard)))]
-        now = time.monotonic()
+        nothing = _Claim(0, set(), ended=time.monotonic())
         self._post(
             [
                 call
                 for ticket in stale
-                for call in (_accept(ticket, now), _succeed(ticket, "nothing due", 0.0))
+                for call in (_accept(ticket, nothing.began), _succeed(ticket, nothing))
             ]
         )
 
     def claimed(self, ids: Sequence[JobId]) -> None:
-        """A claim has committed: one ticket, if there is one, is answered by it and acked."""
+        """A claim has committed: one ticket, if there is one, is answered by it and acked.
+
+        Where there is none, one for a few of these jobs may be on its way.
+        """
         with self._changed:
-            if not self._heard:
+            claim = _Claim(len(ids), set(ids))
+            if self._heard:
+                claim.tickets.append(self._heard.popleft())
+            elif len(ids) <= FEW:
+                self._early |= dict.fromkeys(ids, claim)
+                while len(self._early) > _KEPT:
+                    del self._early[next(iter(self._early))]
+            else:
                 return
-            ticket = self._heard.popleft()
-            ticket.claimed_at = time.monotonic()
-            ticket.jobs = len(ids)
-            ticket.open = set(ids)
-            for id in ids:
-                self._claims[id] = ticket
-        self._post([_accept(ticket, ticket.claimed_at)])
+            self._claims |= dict.fromkeys(ids, claim)
+            tickets = list(claim.tickets)
+        self._post([_accept(ticket, claim.began) for ticket in tickets])
 
     def settled(self, ids: Iterable[JobId], device_seconds: float) -> None:
         """These jobs are out of the worker's hands; tickets whose claims are done succeed."""
-        touched: set[_Ticket] = set()
+        touched: set[_Claim] = set()
         with self._changed:
             for id in ids:
-                ticket = self._claims.pop(id, None)
-                if ticket is not None:
-                    ticket.open.discard(id)
-                    touched.add(ticket)
-            for ticket in touched:
-                ticket.device_seconds += device_seconds
-            done = [ticket for ticket in touched if not ticket.open]
+                claim = self._claims.pop(id, None)
+                if claim is not None:
+                    claim.open.discard(id)
+                    touched.add(claim)
+            for claim in touched:
+                claim.device_seconds += device_seconds
+                if not claim.open:
+                    claim.ended = time.monotonic()
+            done = [(t, claim) for claim in touched if not claim.open for t in claim.tickets]
         if done:
-            now = time.monotonic()
-            self._post([_succeed(t, _summary(t), now - t.claimed_at) for t in done])
-
-
-def _summary(ticket: _Ticket) -> str:
-    return f"{ticket.jobs} jobs, {ticket.device_seconds * 1000:.1f} ms on the device"
+            self._post([_succeed(ticket, claim) for ticket, claim in done])
 
 
 def _accept(ticket: _Ticket, at: float) -> Callable[[], Any]:
     return lambda: ticket.accepted(os.getpid(), at)
 
 
-def _succeed(ticket: _Ticket, result: str, seconds: float) -> Callable[[], Any]:
-    return lambda: ticket.succeeded((0, result, seconds))
+def _succeed(ticket: _Ticket, claim: _Claim) -> Callable[[], Any]:
+    summary = f"{claim.jobs} jobs, {claim.device_seconds * 1000:.1f} ms on the device"
+    seconds = (claim.ended or claim.began) - claim.began
+    return lambda: ticket.succeeded((0, summary if claim.jobs else "nothing due", seconds))

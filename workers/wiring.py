@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import signal
@@ -14,9 +15,11 @@ from typing import Any
 from headrace.dataset import PLANS, SHARDS
 from headrace.db import work, workers
 from headrace.db.engine import Database, retrying
+from headrace.db.listen import Listener
 from headrace.db.units import Again
 from headrace.errors import DatabaseUnavailable, LeaseLost
 from headrace.job import JobId, WorkerId
+from headrace.knocks import door
 from headrace.registry.versions import stable_of_pool
 from headrace.settings import Settings
 from headrace.storage import open_store
@@ -65,6 +68,9 @@ class Host:
         self._database = Database(settings.database_url)
         store = open_store(settings)
         self.tickets = Tickets(post)
+        self._door = Listener(
+            self._database, door(worker), lambda _: self.tickets.wake(), idle=math.inf
+        )
         ceilings = Ceilings(self._database, _kind(device))
         self._waiting = Waiting(ceilings.of)
         self._residents = Residents(
@@ -170,6 +176,7 @@ class Host:
                 station.start()
             for name in ("batch", "plan", "shards", "accept"):
                 self._stations[name].start()
+            self._door.listen()
             self._warm = True
         _log.info("worker %s takes jobs of pool %s", self._worker, self._settings.pool)
 
@@ -257,6 +264,7 @@ class Host:
     def _drain_all(self) -> None:
         self._infer.refuse()
         self._shards.refuse()
+        self._door.close()
         self._accept.stop()
         self._give_back(self._waiting.close())
         self._note_drain()

@@ -72,7 +72,7 @@ class Listener:
 
     def _hear_all(self) -> None:
         with self._database.detached() as connection:
-            connection.execute(f"LISTEN {self._channel}")
+            connection.execute(f'LISTEN "{self._channel}"')
             while time.monotonic() < self._until:
                 for notice in connection.notifies(timeout=_ROUND_SECONDS):
                     self._hear(notice.payload)

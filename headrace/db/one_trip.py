@@ -27,7 +27,10 @@ from headrace.job import JobId, PackId, Step, WorkerId
 
 @functools.cache
 def naming(claiming: sa.sql.dml.ReturningUpdate[Any]) -> sa.Select[Any]:
-    """The claim, with what it claims named as on the device."""
+    """The claim, with what it claims named as on the device.
+
+    If that is one unit, the pack of its result is announced, too.
+    """
     claimed = claiming.cte("claimed")
     ids = sa.select(sa.func.json_agg(claimed.c.id)).scalar_subquery()
     named = (
@@ -36,7 +39,17 @@ def naming(claiming: sa.sql.dml.ReturningUpdate[Any]) -> sa.Select[Any]:
         .values(on_device=sa.cast(ids, sa.Text))
         .cte("named")
     )
-    return sa.select(claimed).add_cte(named)
+    pack = sa.select(
+        sa.bindparam("ahead_id", type_=packs.c.id.type),
+        sa.bindparam("ahead_key", type_=packs.c.key.type),
+        claimed.c.tenant,
+        sa.bindparam("worker", type_=packs.c.worker_id.type),
+        *map(sa.literal_column, ("1", "'writing'")),
+        now(),
+    ).where(sa.select(sa.func.count()).select_from(claimed).scalar_subquery() == 1)
+    columns = "id key tenant worker_id batch_size state created_at".split()
+    announced = insert(packs).from_select(columns, pack).cte("announced")
+    return sa.select(claimed).add_cte(named, announced)
 
 
 def stage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,16 +38,17 @@ def claim(
     line: str = "",
     at_most: int | None = None,
     excluding: Sequence[ModelKey] = (),
-    at_once: bool = False,
+    at_once: NewPack | None = None,
 ) -> list[Unit]:
     """Claim one batch: the pool's most urgent due job, and more of the same model version.
 
     line: of the pool's lines, the one of this name (`headrace.dataset.SHARDS`), not that of its
     single jobs. excluding: versions this worker cannot serve just now. at_once: for a device that
-    is idle, name the units as on it. At most the version's max_records, or at_most; a suspect by
-    itself. Nothing that is paused. Raises LeaseLapsed, LeaseLost. Fit for `Database.single`.
+    is idle, name the units as on it; if that is one, announce this pack for its tenant.
+    At most the version's max_records, or at_most; a suspect by itself. Nothing that is paused.
+    Raises LeaseLapsed, LeaseLost. Fit for `Database.single`.
     """
-    in_one_trip = at_once and connection.dialect.name == "postgresql"
+    in_one_trip = at_once is not None and connection.dialect.name == "postgresql"
     head, claiming = _passing_over(tuple(excluding)) if excluding else (_HEAD, _CLAIM)
     parameters = {
         "worker": worker,
@@ -54,13 +56,17 @@ def claim(
         "of_line": pool + line,
         "at_most": _ALL if at_most is None else at_most,
     }
+    if at_once is not None and in_one_trip:
+        parameters |= {"ahead_id": at_once.id, "ahead_key": at_once.key}
     for tried in range(_CLAIM_TRIES):
         statement = one_trip.naming(claiming) if in_one_trip else claiming
         rows = connection.execute(statement, parameters).all()
         if rows:
             units = sorted(map(_unit, rows), key=lambda unit: (unit.priority, unit.id))
-            if at_once and not in_one_trip:
+            if at_once is not None and not in_one_trip:
                 _hold_lease(connection, worker, [unit.id for unit in units])
+                if len(units) == 1:
+                    _announce(connection, worker, [replace(at_once, tenant=units[0].tenant)])
             return units
         found = connection.execute(head, parameters).one_or_none()
         if found is None:
@@ -98,19 +104,7 @@ def stage(
     if connection.dialect.name == "postgresql":
         return one_trip.stage(connection, worker, batch, on_device, new_packs)
     _hold_lease(connection, worker, on_device)
-    connection.execute(
-        _ANNOUNCE,
-        [
-            {
-                "id": pack.id,
-                "worker_id": worker,
-                "tenant": pack.tenant,
-                "key": pack.key,
-                "batch_size": pack.batch_size,
-            }
-            for pack in new_packs
-        ],
-    )
+    _announce(connection, worker, new_packs)
     return gone(connection, worker, batch)
 
 
@@ -335,6 +329,22 @@ def _hold_lease(connection: sa.Connection, worker: WorkerId, on_device: Sequence
     )
     if noted.rowcount != 1:
         raise refusal(connection, worker)
+
+
+def _announce(connection: sa.Connection, worker: WorkerId, new_packs: Sequence[NewPack]) -> None:
+    connection.execute(
+        _ANNOUNCE,
+        [
+            {
+                "id": pack.id,
+                "worker_id": worker,
+                "tenant": pack.tenant,
+                "key": pack.key,
+                "batch_size": pack.batch_size,
+            }
+            for pack in new_packs
+        ],
+    )
 
 
 def _unit(row: sa.Row[*tuple[Any, ...]]) -> Unit:

@@ -98,7 +98,7 @@ class JobTable:
         worker: WorkerId,
         pool: str = "default",
         excluding: Sequence[ModelKey] = (),
-        at_once: bool = False,
+        at_once: NewPack | None = None,
     ) -> list[Unit]:
         with self.database.write() as connection:
             return work.claim(connection, worker, pool, excluding=excluding, at_once=at_once)

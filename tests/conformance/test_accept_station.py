@@ -69,6 +69,7 @@ class Desk:
         self.tickets.hear(
             lambda pid, at: self.answers.append("accepted"),
             lambda answer: self.answers.append(answer[1]),
+            [],
         )
 
     def waits(self) -> list[str]:
@@ -112,6 +113,29 @@ def test_a_claim_that_comes_to_the_database_late_is_undone(table: JobTable, monk
     assert desk.accept.step()
     assert desk.waits() == [id]
     assert table.attempts([id]) == [1]
+
+
+def test_no_pack_is_left_of_a_claim_whose_answer_got_lost(table: JobTable, monkeypatch) -> None:
+    monkeypatch.setattr("workers.accept._RETRY_SECONDS", 0.0)
+    desk = Desk(table, poll=0.0)
+    (id,) = table.queue(model=desk.model, input=RECORD)
+    claim = work.claim
+
+    def answer_lost(*what: object, **how: object) -> None:
+        monkeypatch.setattr(work, "claim", claim)
+        with table.database.write() as connection:
+            assert claim(connection, *what[1:], **how)
+        raise DatabaseUnavailable("the connection broke")
+
+    monkeypatch.setattr(work, "claim", answer_lost)
+    # SQLite has one writer, whom this would wait for.
+    monkeypatch.setattr(table.database, "single", table.database.read)
+    assert desk.accept.step()
+    monkeypatch.undo()
+    assert table.pack_states() == ["writing"]
+    assert desk.accept.step()
+    assert table.pack_states() == ["writing"], "of the claim that was answered"
+    assert desk.waits() == [id]
 
 
 def test_a_unit_of_a_dataset_is_claimed_late_as_well(table, sets, monkeypatch) -> None:

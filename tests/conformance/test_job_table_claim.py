@@ -266,3 +266,21 @@ class TestLostAnswers:
         for _ in range(2):
             assert len(table.stage(worker, [unit.id for unit in units], pack)) == 2
         assert table.finish(worker, [success(unit, pack) for unit in units], [pack.id]) == 2
+
+
+class TestForAnIdleDevice:
+    def test_the_pack_of_a_single_unit_is_announced_with_it(self, table: JobTable) -> None:
+        worker, pack = table.worker(), new_pack(tenant="not known yet")
+        table.queue(1, tenant="t")
+        (unit,) = table.claim(worker, at_once=pack)
+        assert table.pack_states() == ["writing"]
+        assert table.finish(worker, [success(unit, pack)], [pack.id]) == 1
+        assert table.pack_states() == ["live"]
+        assert table.get(unit.id).result_uri == pack.key
+
+    def test_none_is_for_more_than_one_or_for_nothing(self, table: JobTable) -> None:
+        worker = table.worker()
+        assert table.claim(worker, at_once=new_pack()) == []
+        table.queue(2)
+        assert len(table.claim(worker, at_once=new_pack())) == 2
+        assert table.pack_states() == []

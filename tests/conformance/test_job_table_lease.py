@@ -80,8 +80,8 @@ class TestRetire:
         ids = table.queue(2)
         worker = table.worker()
         table.stage(worker, [new_id()])
-        assert len(table.claim(worker, excluding=passing_over, at_once=True)) == 2
-        assert table.claim(worker, at_once=True) == []
+        assert len(table.claim(worker, excluding=passing_over, at_once=new_pack())) == 2
+        assert table.claim(worker, at_once=new_pack()) == []
         table.lease_in(worker, -1)
         swept = table.sweep()
         assert swept is not None

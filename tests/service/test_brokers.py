@@ -28,7 +28,10 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def running(tmp_path: Path, postgresql_url: str, broker_url: str) -> Iterator[Rig]:
+def running(
+    tmp_path: Path, postgresql_url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rig]:
+    monkeypatch.setattr("headrace.knocks.FEW", 0)  # tickets have to do without knocks
     with rig(tmp_path, postgresql_url, broker_url, poll=3600, lease=3600) as made:
         made.push("echo")
         made.start()

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from headrace.broker import make_app
+from headrace.broker import Bell, make_app
 from headrace.settings import load_settings
 from tests.service.rig import Rig, eventually, rig
 
 
 @pytest.fixture
-def worker(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Rig]:
+def worker(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[Rig]:
+    database_url = request.getfixturevalue(getattr(request, "param", "database_url"))
     # Poll and sweep are far away: whatever is done soon was done for a ticket of the client's.
     with rig(tmp_path, database_url, redis_url, poll=3600.0, lease=3600.0) as worker:
         worker.push("echo", max_records=8)
@@ -64,6 +65,22 @@ def test_a_ticket_is_received_started_and_succeeds_and_reads_well(
     assert "5 jobs, " in succeeded["result"]
     assert " ms on the device" in succeeded["result"]
     assert 0 < succeeded["runtime"] < 60
+
+
+@pytest.mark.parametrize("worker", ["postgresql_url"], indirect=True)
+def test_a_ticket_that_a_knock_outran_reads_as_ever(
+    worker: Rig, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[Any] = []
+    ring = Bell.ring
+    with monkeypatch.context() as held_up:
+        held_up.setattr(Bell, "ring", lambda *ticket: published.append(ticket))
+        worker.client.results(worker.submit("echo", [1]), timeout=60)
+    for ticket in published:
+        assert ring(*ticket)
+    eventually("it succeeds", lambda: [e for e in events if e["type"] == "task-succeeded"])
+    (result,) = [e["result"] for e in events if e["type"] == "task-succeeded"]
+    assert "1 jobs, " in result
 
 
 def test_every_ticket_ends_also_those_that_found_nothing_due(

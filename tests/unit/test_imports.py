@@ -9,9 +9,6 @@ import headrace
 
 PUBLIC = [
     "Client",
-    "Dataset",
-    "DatasetId",
-    "DatasetState",
     "Done",
     "Failed",
     "Job",

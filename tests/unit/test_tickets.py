@@ -22,10 +22,11 @@ class Celery:
         for call in calls:
             call()
 
-    def deliver(self, name: str) -> None:
+    def deliver(self, name: str, *ids: JobId) -> None:
         self.tickets.hear(
             lambda pid, at: self.events.append(f"{name} accepted"),
             lambda answer: self.events.append(f"{name}: {answer[1].split(' on')[0]}"),
+            ids,
         )
 
 
@@ -63,12 +64,42 @@ def test_a_batch_may_settle_jobs_of_several_tickets(celery: Celery) -> None:
     assert celery.events[-1] == "second: 2 jobs, 2.0 ms"
 
 
-def test_a_claim_without_a_ticket_concerns_none(celery: Celery) -> None:
+def test_a_claim_without_a_ticket_concerns_none_of_other_jobs(celery: Celery) -> None:
     celery.tickets.claimed([A])
-    celery.deliver("late")
+    celery.deliver("other", B)
     celery.tickets.settled([A], 0.001)
     assert celery.events == []
     assert celery.tickets.heard() == 1
+
+
+def test_a_ticket_that_comes_after_its_claim_is_answered_by_it(celery: Celery) -> None:
+    celery.tickets.claimed([A, B])
+    celery.deliver("late", C, B)
+    assert celery.events == ["late accepted"]
+    assert celery.tickets.heard() == 0, "it is no reason to look again"
+    celery.tickets.settled([A], 0.001)
+    celery.deliver("later", A)
+    celery.tickets.settled([B], 0.001)
+    assert celery.events[1:] == ["later accepted", "late: 2 jobs, 2.0 ms", "later: 2 jobs, 2.0 ms"]
+
+
+def test_also_one_that_comes_when_all_is_done(celery: Celery) -> None:
+    celery.tickets.claimed([A])
+    celery.tickets.settled([A], 0.001)
+    celery.deliver("late", A)
+    celery.deliver("again", A)
+    assert celery.events == ["late accepted", "late: 1 jobs, 1.0 ms"]
+    assert celery.tickets.heard() == 1, "a job that was claimed twice may be due again"
+
+
+def test_claims_are_not_remembered_for_ever(celery: Celery) -> None:
+    ids = [JobId(str(n)) for n in range(1000)]
+    for id in ids:
+        celery.tickets.claimed([id])
+        celery.tickets.settled([id], 0.001)
+    celery.deliver("forgotten", ids[0])
+    celery.deliver("fresh", ids[-1])
+    assert celery.events == ["fresh accepted", "fresh: 1 jobs, 1.0 ms"]
 
 
 def test_an_empty_claim_ends_the_tickets_that_were_in_hand_before_it(celery: Celery) -> None:
@@ -109,6 +140,7 @@ class TestWait:
     def test_when_the_poll_is_due_there_is_too(self, celery: Celery) -> None:
         assert celery.tickets.wait(timeout=0)
 
-    def test_a_wake_up_ends_it_without_one(self, celery: Celery) -> None:
+    def test_a_wake_up_is_a_reason_to_look_once(self, celery: Celery) -> None:
         celery.tickets.wake()
-        assert not celery.tickets.wait(timeout=3600)
+        assert celery.tickets.wait(timeout=3600)
+        assert not celery.tickets.wait(timeout=1.01)
