@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -45,6 +45,7 @@ _PILOT_BATCHES = 64
 """How many full batches the first shard has, that measures the speed: a few seconds of work."""
 _PAGE = 500
 """Files, or shards, in one transaction."""
+_HEAD = 2
 _FLUSH_SECONDS = 0.5
 """For how long shards that are cut may wait for others, to be kept with them."""
 _LOOK_SECONDS = 0.2
@@ -103,8 +104,9 @@ class Plan:
         self._renew()
         # Of a later run that is all: it reads what the first has cut.
         if self._row.run == 1 and (reading := self._reading()) is not None:
-            for pinned in self._unplanned():
-                self._cut_file(pinned, reading)
+            with tempfile.TemporaryDirectory(prefix="headrace-pieces-") as folder:
+                for pinned, head in self._heads():
+                    self._cut_file(pinned, head, reading, Path(folder))
             self._flush()
         self._write(planning.planned)
 
@@ -156,16 +158,36 @@ class Plan:
                 list(pool.map(check, page))
                 self._pause(0.0)
 
-    def _cut_file(self, pinned: Pinned, reading: Reading) -> None:
-        """Cut what is not cut of a file, some shards in a transaction."""
-        file, number, behind = _file(pinned), 0, None
+    def _heads(self) -> Iterator[tuple[Pinned, list[Shard]]]:
+        """The files with shards still to cut, and at most the first `_HEAD` of each.
+
+        Those are cut several files at once: of many small ones it is where the time goes.
+        """
+
+        def head(pinned: Pinned) -> list[Shard]:
+            if pinned.last is not None or not shards.in_place(_file(pinned)):
+                return []
+            cut = shards.cut(_file(pinned), size or self._pilot, self._settings)
+            found = list(islice(cut, _HEAD))
+            return [] if size is None and len(found) == _HEAD else found
+
+        with ThreadPoolExecutor(self._settings.io_threads) as pool:
+            every = self._unplanned()
+            while page := list(islice(every, 4 * self._settings.io_threads)):
+                size = self._shard_rows()
+                yield from zip(page, pool.map(head, page), strict=True)
+
+    def _cut_file(self, pinned: Pinned, head: list[Shard], reading: Reading, folder: Path) -> None:
+        """Cut what is not cut of a file; head: its first shards."""
+        file, first, behind = _file(pinned), 0, None
         if (last := pinned.last) is not None:
-            number = last.number + 1
+            first = last.number + 1
             behind = Shard(file, last.first, last.rows, last.start, last.stop)
-        with tempfile.TemporaryDirectory(prefix="headrace-pieces-") as folder:
-            for shard in self._shards(file, behind, reading, Path(folder)):
-                self._keep(pinned.number, number, shard)
-                number += 1
+        elif head:
+            behind = head[-1]
+        rest = () if 0 < len(head) < _HEAD else self._shards(file, behind, reading, folder)
+        for number, shard in enumerate(chain(head, rest), first):
+            self._keep(pinned.number, number, shard)
         self._done.append(pinned.number)
         self._flush_if_due()
 

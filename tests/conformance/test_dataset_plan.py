@@ -216,7 +216,7 @@ class Dying:
         max_size=5,
     ),
 )
-@settings_of_hypothesis(deadline=None, max_examples=40)
+@settings_of_hypothesis(deadline=None, max_examples=25)
 def test_a_plan_that_dies_anywhere_goes_on(migrated_database, sizes, end, deaths) -> None:
     """Each time with shards of another size."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -235,12 +235,13 @@ def test_a_plan_that_dies_anywhere_goes_on(migrated_database, sizes, end, deaths
             first += rows
         id = planner.submit(input=f"{folder}/in/*.{end}")
         for in_store, calls, before, rows in deaths:
+            if planner.sets.get(id).planned_at is not None:
+                break
             # Older measurements fade slowly; the newest is all that matters here.
             patch.setattr(speeds, "get", lambda *_, rows=rows: rows / plan._SHARD_SECONDS)
             dying = Dying(planner.store if in_store else database, calls, before)
             with contextlib.suppress(Died):
                 planner.plan(**{"store" if in_store else "database": dying})
-                break
             table.retire(planner.fence.worker)
         if planner.sets.get(id).planned_at is None:
             patch.setattr(speeds, "get", lambda *_: 10 / plan._SHARD_SECONDS)
