@@ -134,7 +134,7 @@ class Sweeper:
         steps: list[Callable[[], object]] = [
             *(functools.partial(files.publish, database, settings, shard) for shard in left),
             *(functools.partial(files.close, database, settings, id) for id in to_close),
-            *(functools.partial(files.forget, database, settings, id) for id in old),
+            *(functools.partial(files.forget, database, self._store, id) for id in old),
         ]
         for step in steps:
             if time.monotonic() >= end:

@@ -21,6 +21,7 @@ from headrace.db.engine import Database
 from headrace.db.publishing import Finished
 from headrace.errors import ObjectExists, OutputLost
 from headrace.settings import Settings
+from headrace.storage import ObjectStore
 
 MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
 ERRORS = "errors-"
@@ -113,14 +114,19 @@ def reopen(dataset: Dataset, settings: Settings) -> None:
     outputs.remove([_uri(dataset, SUCCESS)], settings)
 
 
-def forget(database: Database, settings: Settings, id: DatasetId) -> None:
+def forget(database: Database, store: ObjectStore, id: DatasetId) -> None:
     """Remove what is kept of a closed dataset; its results stay. Raises as `publish`."""
-    pieces = (_piece(shard) for shard in _shards(database, id) if shard.piece is not None)
-    outputs.remove(pieces, settings)
+    while keys := [found.key for found in itertools.islice(store.list(kept_in(id)), _PAGE)]:
+        store.delete(keys)
     gone = False
     while not gone:
         with database.write() as connection:
             gone = closing.forget(connection, id, _PAGE)
+
+
+def kept_in(id: DatasetId) -> str:
+    """What the keys of a dataset's own objects begin with, in the object store."""
+    return f"datasets/{id}/"
 
 
 def _put(

@@ -23,6 +23,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from headrace.datasets import files, shards
+from headrace.datasets.closing import kept_in
 from headrace.datasets.files import InputFile
 from headrace.datasets.reading import Reading, reading_of
 from headrace.datasets.shards import Shard
@@ -244,7 +245,7 @@ class Plan:
     def _stored(self, file: int, number: int, piece: Path) -> InputFile:
         """A piece where every worker finds it, at a key that no plan before this one has used."""
         name = f"{file:05d}-{number:05d}-{secrets.token_hex(8)}.parquet"
-        key = f"datasets/{self._row.dataset}/pieces/{name}"
+        key = f"{kept_in(self._row.dataset)}pieces/{name}"
         self._store.put_file(key, piece)
         piece.unlink()
         [stored] = files.find(f"{self._store.url}/{key}", self._settings)

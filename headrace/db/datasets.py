@@ -230,6 +230,7 @@ _AGE = now() - jobs.c.started_at
 _USUAL = (
     sa.select(speeds.c.rows_per_second)
     .where(speeds.c.name == datasets.c.model, speeds.c.version == datasets.c.version)
+    .correlate(datasets)
     .scalar_subquery()
 )
 _SPEED = sa.case(

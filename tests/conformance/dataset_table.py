@@ -57,10 +57,16 @@ class DatasetTable:
         it = self.get(id)
         return str(it.state), it.total, it.succeeded, it.failed
 
-    def claim(self, line: str, worker: WorkerId | None = None) -> Fence:
-        worker = worker or self.table.worker()
-        (unit,) = self.call(work.claim, worker, "default", line=line, at_most=1)
+    def claim(self, line: str, worker: WorkerId | None = None, pool: str = "default") -> Fence:
+        worker = worker or self.table.worker(pool)
+        (unit,) = self.call(work.claim, worker, pool, line=line, at_most=1)
         return Fence(worker, unit.id, unit.attempt)
+
+    def next_shard(self, pool: str) -> Fence | None:
+        """Claimed, if there is one."""
+        worker = self.table.worker(pool)
+        units = self.call(work.claim, worker, pool, line=SHARDS, at_most=1)
+        return Fence(worker, units[0].id, units[0].attempt) if units else None
 
     def plan(self, id: DatasetId, *rows: int) -> PlanRow:
         """Plan a file with shards of so many rows, to the end."""
@@ -78,9 +84,9 @@ class DatasetTable:
         self.plan(id, *rows)
         return id
 
-    def shard(self, worker: WorkerId | None = None) -> Fence:
+    def shard(self, worker: WorkerId | None = None, pool: str = "default") -> Fence:
         """Claim a shard, and begin with it."""
-        fence = self.claim(SHARDS, worker)
+        fence = self.claim(SHARDS, worker, pool)
         assert self.call(shards.note, fence, 0)
         return fence
 
@@ -126,9 +132,15 @@ class DatasetTable:
     def again(self, id: DatasetId) -> NewDataset:
         return new_dataset(id=id)
 
-    def renew(self, id: DatasetId, limit: int = 100) -> int:
+    def renew(
+        self,
+        id: DatasetId,
+        limit: int = 100,
+        worker: WorkerId | None = None,
+        pool: str = "default",
+    ) -> int:
         """Plan what is to run again; returns how many shards."""
-        fence = self.claim(PLANS)
+        fence = self.claim(PLANS, worker, pool)
         plan = self.call(planning.plan_of, fence.job)
         assert plan.dataset == id
         count, at = 0, START

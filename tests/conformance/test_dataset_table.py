@@ -8,7 +8,7 @@ from headrace.db.closing import START
 from headrace.db.shards import Fence
 from headrace.db.units import Failure
 from headrace.errors import BadOutput, DatasetExists, LeaseLapsed, LeaseLost, UnitLost
-from headrace.job import ErrorInfo
+from headrace.job import ErrorInfo, ModelKey
 from tests.conformance.dataset_table import DatasetTable, cut, new_dataset
 from tests.conformance.job_table import M1, QUARANTINE_AFTER, JobTable, again
 
@@ -206,6 +206,7 @@ class TestFinish:
 class TestProgress:
     def test_counts_what_runs(self, sets) -> None:
         id = sets.planned(30, 30, 30)
+        sets.call(speeds.measured, ModelKey("m", 2), 7.0)
         sets.finish(sets.shard(), 30, seconds=3.0)
         fences = [sets.shard(), sets.shard()]
         assert sets.call(shards.note, fences[0], 5)

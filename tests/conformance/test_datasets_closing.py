@@ -15,6 +15,7 @@ from headrace.db.closing import old
 from headrace.db.shards import Fence
 from headrace.errors import StoreUnavailable
 from headrace.settings import Settings, load_settings
+from headrace.sweeper import Sweeper
 from tests.conformance.dataset_table import DatasetTable, new_dataset
 from tests.conformance.job_table import JobTable
 
@@ -255,8 +256,15 @@ class TestSweep:
         assert sets.get(good).state == "succeeded"
         assert sets.get(bad).state == "running"
 
-    def test_removes_what_ended_long_ago_but_for_the_results(self, sets) -> None:
+    def test_removes_what_ended_long_ago_but_for_the_results(
+        self, sets, store, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(closing, "_PAGE", 2)
+        sets.table.sweeper = Sweeper(sets.database, store, sets.table.settings)
         id = sets.planned(3)
+        keys = [f"{closing.kept_in(id)}pieces/{n}.parquet" for n in range(3)]
+        for key in [*keys, "datasets/another"]:
+            store.put(key, b"a piece")
         sets.run(3)
         sets.close(id)
         sets.table.sweep()
@@ -266,3 +274,4 @@ class TestSweep:
         sets.table.sweep()
         assert sets.call(datasets.get, id) is None
         assert "part-0-0.jsonl" in sets.names()
+        assert [each.key for each in store.list("datasets/")] == ["datasets/another"]
