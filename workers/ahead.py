@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 
 from headrace.datasets import columns, shards
+from headrace.datasets.fetching import Fetching
+from headrace.datasets.picking import picked
 from headrace.datasets.reading import Reading
-from headrace.datasets.rows import Rows
 from headrace.registry.manifest import ModelVersion
 from headrace.settings import Settings
+from headrace.signature import Array
 from workers.shifts import Shifts
 from workers.window import Window
 
@@ -25,19 +28,22 @@ _AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is read. stages: what rows go through on their way, such as what picks some of them."""
+    """What is read. only: the numbers of the rows to run, where not all are; fetch: the fields
+    whose column holds the path of a file.
+    """
 
     shard: shards.Shard
     reading: Reading
     version: ModelVersion
-    stages: tuple[Callable[[Iterator[Rows]], Iterator[Rows]], ...] = ()
+    only: Array | None = None
+    fetch: tuple[str, ...] = ()
 
 
 class ReadAhead:
     """Gives windows to `take`, in order, as fast as `wrote` makes room for them.
 
     take: gets each window, and at last None, or what reading raised. alone: one window at a time,
-    so that nothing is read while records run.
+    so that nothing is read while records run. around: whatever is done with rows.
     """
 
     def __init__(
@@ -47,12 +53,14 @@ class ReadAhead:
         shifts: Shifts,
         take: Callable[[Window | BaseException | None], None],
         *,
+        around: Callable[[], AbstractContextManager[None]],
         alone: bool = False,
     ) -> None:
         self._source = source
         self._settings = settings
         self._shifts = shifts
         self._take = take
+        self._around = around
         self._room = threading.Semaphore(1 if alone else _AHEAD)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="read", daemon=True)
@@ -78,24 +86,27 @@ class ReadAhead:
                     self._room.acquire()
                 if self._stopping:
                     return
-                with self._shifts.busy():
+                with self._shifts.busy(), self._around():
                     window = next(windows, None)
-                self._take(window)
+                    self._take(window)
                 if window is None:
                     return
         except BaseException as error:  # noqa: BLE001  # the shard's station judges it
             self._take(error)
 
     def _windows(self) -> Iterator[Window]:
-        source = self._source
+        source, settings = self._source, self._settings
         signature = source.version.manifest.signature
-        size = window_size(source.version, self._settings.shard_window)
-        rows = shards.read(source.shard, source.reading.schema, self._settings, size)
-        for stage in source.stages:
-            rows = stage(rows)
-        for number, some in enumerate(shards.windows(rows, size, _WINDOW_BYTES)):
-            records = columns.convert(signature, source.reading.columns, some)
-            yield Window(number, records, signature.outputs)
+        # What is fetched may be large.
+        most = 1 if source.fetch else settings.shard_window
+        size = window_size(source.version, most)
+        rows = shards.read(source.shard, source.reading.schema, settings, size)
+        if source.only is not None:
+            rows = picked(rows, source.only)
+        with Fetching(source.reading.columns, source.fetch, settings) as fetching:
+            for number, some in enumerate(shards.windows(rows, size, _WINDOW_BYTES)):
+                records = columns.convert(signature, fetching.columns, fetching.fetched(some))
+                yield Window(number, records, signature.outputs)
 
 
 def window_size(version: ModelVersion, most: int) -> int:

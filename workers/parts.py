@@ -36,6 +36,7 @@ class Written:
     sealed: tuple[Sealed, ...]
     succeeded: int
     failed: int
+    duplicates: int
 
 
 class Parts:
@@ -96,11 +97,12 @@ class Parts:
         self._succeeded += table.num_rows
         self._failed += len(rejects)
 
-    def seal(self) -> Written:
-        """All windows are there."""
+    def seal(self, duplicates: int) -> Written:
+        """All windows are there. duplicates: records that took the result of an equal one."""
         self._writing.close()
         files = [self._part, *([self._errors] if self._errors else [])]
-        return Written(tuple(file.seal() for file in files), self._succeeded, self._failed)
+        sealed = tuple(file.seal() for file in files)
+        return Written(sealed, self._succeeded, self._failed, duplicates)
 
     def _results(self, window: Window) -> tuple[pa.Table, list[Reject]]:
         return writing.results(

@@ -57,6 +57,7 @@ _LAST_WORDS = _Text(_HEAD.size, 1024)
 _BLAMED = _Text(_LAST_WORDS.end, _IDS)
 _ON_DEVICE = _Text(_BLAMED.end, _IDS)
 _ENCODING = _Text(_ON_DEVICE.end, _IDS)
+_READING = _Text(_ENCODING.end, 1024)
 
 
 class Progress:
@@ -64,7 +65,7 @@ class Progress:
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _ENCODING.end)
+            self._map = mmap.mmap(file.fileno(), _READING.end)
         self.path = path
 
     @classmethod
@@ -72,7 +73,7 @@ class Progress:
         """A fresh board in a temporary file."""
         with tempfile.NamedTemporaryFile(prefix="headrace-progress-", delete=False) as file:
             file.write(_HEAD.pack(time.monotonic(), 0.0, 0.0))
-            file.truncate(_ENCODING.end)
+            file.truncate(_READING.end)
         return cls(Path(file.name))
 
     def tick(self) -> None:
@@ -123,6 +124,15 @@ class Progress:
         finally:
             _ENCODING.write(self._map, "")
 
+    @contextmanager
+    def reading(self, id: JobId) -> Iterator[None]:
+        """A shard's rows are read, and made ready to run, inside this block."""
+        _READING.write(self._map, id)
+        try:
+            yield
+        finally:
+            _READING.write(self._map, "")
+
     def last_words(self, why: str, blamed: Sequence[JobId]) -> None:
         """The process ends itself. why: as in "the worker …". blamed: the jobs that caused it."""
         _BLAMED.write(self._map, "\n".join(blamed))
@@ -133,9 +143,17 @@ class Progress:
         return _LAST_WORDS.read(self._map)
 
     def suspects(self) -> list[JobId]:
-        """The jobs that may have ended the process: those in hand where a record could do it."""
-        parts = (_BLAMED,) if self.why_ended() else (_ON_DEVICE, _ENCODING)
-        return [JobId(id) for part in parts for id in part.read(self._map).splitlines()]
+        """The jobs that may have ended the process: those in hand where a record could do it.
+
+        A shard that was being read is one only where nothing else was in hand: it is read all the
+        time, and the job that is at fault must not share the blame for ever.
+        """
+        said = bool(self.why_ended())
+        for parts in ((_BLAMED,),) if said else ((_ON_DEVICE, _ENCODING), (_READING,)):
+            ids = [JobId(id) for part in parts for id in part.read(self._map).splitlines()]
+            if ids:
+                return ids
+        return []
 
     def remove(self) -> None:
         """Delete the file; the process that maps it goes on unharmed."""

@@ -8,6 +8,7 @@ import queue
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 
 import numpy as np
@@ -15,11 +16,12 @@ import numpy as np
 from headrace.db.shards import ShardRow
 from headrace.db.units import Unit
 from headrace.errors import HeadraceError
-from headrace.job import Done, Failed, Outcome, Retry
+from headrace.job import Done, Failed, JobId, Outcome, Retry
 from headrace.runtimes.collated import Answer, collate
 from headrace.settings import Settings
 from headrace.signature import Array
 from workers.ahead import ReadAhead, Source
+from workers.copies import Copies
 from workers.faults import reach
 from workers.flow import Block, as_text
 from workers.forming import formed
@@ -42,11 +44,21 @@ class Unserved(Exception):  # a condition of this worker, not of the shard
     """The model does not run here."""
 
 
+class Quarantined(Exception):  # a verdict on the shard
+    """It killed worker after worker, and none of its records is known to have."""
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__(
+            f"{deaths} workers died while they read this shard, or loaded its model for it"
+        )
+
+
 class ShardRun:
     """Runs a shard, in the thread that calls `run`, beside another that reads.
 
     ceiling: see `forming.formed`. look: called every tenth of a second with the records that are
     done; what it raises ends the run. mark: of a suspect, keeps which rows go onto the device.
+    reading: around what the thread that reads does with rows, which may be what kills.
 
     A shard that is no suspect has its blocks formed by the reader, for a device that never waits.
     A suspect has one row, or block, at a time on the device, and nothing is read meanwhile: if the
@@ -65,6 +77,7 @@ class ShardRun:
         shifts: dict[str, Shifts],
         look: Callable[[int], None],
         mark: Callable[[str], None],
+        reading: Callable[[JobId], AbstractContextManager[None]],
     ) -> None:
         self._row = row
         self._unit = unit
@@ -78,8 +91,16 @@ class ShardRun:
         self._looked = look
         self._mark = mark
         self._trail = Trail(row.trail) if unit.suspect else None
+        self._copies = Copies() if row.spec.dedupe else None
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._ahead = ReadAhead(source, settings, shifts["read"], self._read, alone=unit.suspect)
+        self._ahead = ReadAhead(
+            source,
+            settings,
+            shifts["read"],
+            self._read,
+            around=lambda: reading(unit.id),
+            alone=unit.suspect,
+        )
         self._windows: deque[Window] = deque()
         self._all_read = False
         self._done = 0
@@ -93,19 +114,21 @@ class ShardRun:
         self._random = Random()
 
     def run(self) -> Written:
-        """Raises Unserved, what reading or writing raises, and what `look` and `mark` raise."""
+        """Raises Unserved, Quarantined, and what reading, writing, `look` and `mark` raise."""
         row, source = self._row, self._source
         signature = self._manifest.signature
         parts = Parts(row, signature, source.reading, self._settings, self._look)
         try:
-            with parts:
+            with parts, self._copies or nullcontext():
                 if self._trail is not None:
+                    if self._trail.nowhere >= self._settings.quarantine_after:
+                        raise Quarantined(self._trail.nowhere)
                     self._load_alone(self._trail)
                 self._ahead.start()
                 while not (self._all_read and not self._windows):
                     self._step(parts)
                 reach("shard_written")
-                return parts.seal()
+                return parts.seal(duplicates=self._copies.count if self._copies else 0)
         finally:
             self._ahead.stop()
             self._turns.revoke(self._unit.id)
@@ -125,6 +148,8 @@ class ShardRun:
             self._take(message)
             while self._windows and not self._windows[0].left:
                 window = self._windows.popleft()
+                if self._copies is not None:
+                    self._copies.fill(window)
                 parts.write(window)
                 self._done += len(window.records) + len(window.records.rejects)
                 if self._trail is not None:
@@ -152,9 +177,17 @@ class ShardRun:
 
     def _read(self, message: Window | BaseException | None) -> None:
         """By the thread that reads."""
-        self._inbox.put(message)
         if isinstance(message, Window) and self._trail is None:
-            self._feed(message, np.arange(len(message.records)))
+            rows = self._to_run(message)
+            self._inbox.put(message)
+            self._feed(message, rows)
+        else:
+            self._inbox.put(message)
+
+    def _to_run(self, window: Window) -> Array:
+        if self._copies is not None:
+            return self._copies.originals(window)
+        return np.arange(len(window.records))
 
     def _feed(self, window: Window, rows: Array) -> None:
         for some, lengths in self._formed(window, rows):
@@ -246,16 +279,15 @@ class ShardRun:
 
     def _apart(self, trail: Trail, window: Window) -> None:
         """Rows under suspicion run one by one, and not at all where they killed too often."""
-        rows = np.arange(len(window.records))
-        numbers = window.records.numbers
-        apart = np.isin(numbers, list(trail.apart))
+        rows, numbers = self._to_run(window), window.records.numbers
+        apart = np.isin(numbers[rows], list(trail.apart))
         for row in rows[apart]:
             deaths = trail.deaths(int(numbers[row]))
             if deaths >= self._settings.quarantine_after:
                 told = f"{deaths} workers died with this record alone on the device"
                 window.fail(int(row), Failed("quarantined", told))
             else:
-                one = rows[row : row + 1]
+                one = np.array([row])
                 self._blocks.extend((window, *some) for some in self._formed(window, one))
         rest = self._formed(window, rows[~apart]) if not apart.all() else ()
         self._blocks.extend((window, *some) for some in rest)

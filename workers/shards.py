@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from headrace.datasets import closing, outputs
 from headrace.datasets.files import InputFile
+from headrace.datasets.picking import failed_rows
 from headrace.datasets.reading import Reading
 from headrace.datasets.shards import Shard
 from headrace.db import shards, work
@@ -40,7 +41,7 @@ from workers.ceilings import Ceilings
 from workers.faults import reach
 from workers.flow import as_text
 from workers.parts import Written
-from workers.shard import ShardRun, Unserved
+from workers.shard import Quarantined, ShardRun, Unserved
 from workers.shifts import Shifts
 from workers.turns import Turns
 
@@ -60,9 +61,9 @@ class _Draining(Exception):  # a state of the worker
 class Shards:
     """A `Slot` for shards. begins: told the job whose blocks come now, and None after the last.
 
-    on_device, naming: see `BatchUp`.
-    settled: told of a unit that is out of the worker's hands. others: seconds that the device has
-    spent on single jobs, ever. shifts: where the time of reading and of writing goes.
+    on_device, naming: see `BatchUp`. others: seconds that the device has spent on single jobs,
+    ever. settled: told of a unit that is out of the worker's hands. reading: see `ShardRun`.
+    shifts: where the time of reading and of writing goes.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Shards:
         naming: threading.Lock,
         others: Callable[[], float],
         settled: Callable[[JobId], None],
+        reading: Callable[[JobId], AbstractContextManager[None]],
     ) -> None:
         self._database = database
         self._settings = settings
@@ -89,6 +91,7 @@ class Shards:
         self._naming = naming
         self._others = others
         self._settled = settled
+        self._reading = reading
         self._catalog = Catalog(database)
         self._stopping = threading.Event()
         self._idle = True
@@ -127,6 +130,8 @@ class Shards:
         except Unserved as error:
             _log.error("cannot serve a shard: %s", error)
             self._retry(unit, fence, _UNSERVED_SECONDS, "model_unserved", error)
+        except Quarantined as error:
+            self._fail(fence, "quarantined", error)
         except LeaseLost:
             raise
         except (Unavailable, StorageError) as error:
@@ -196,13 +201,16 @@ class Shards:
             shifts=self.shifts,
             look=look,
             mark=mark,
+            reading=self._reading,
         )
 
     def _source(self, row: ShardRow) -> Source:
         file = InputFile(row.uri, row.size, row.tag)
         piece = None if row.piece is None else InputFile(**json.loads(row.piece))
         shard = Shard(file, row.first, row.rows, row.start, row.stop, piece)
-        return Source(shard, Reading.from_json(row.reading), self._catalog.get(row.model))
+        reading, version = Reading.from_json(row.reading), self._catalog.get(row.model)
+        only = None if row.before is None else failed_rows(row.before, self._settings)
+        return Source(shard, reading, version, only, row.spec.fetch)
 
     def _name(self, job: JobId) -> None:
         """Have the table name the shard as on the device, before any of it is."""
@@ -217,8 +225,10 @@ class Shards:
     def _finish(self, row: ShardRow, fence: Fence, written: Written, seconds: float) -> Finished:
         sealed = json.dumps([asdict(file) for file in written.sealed])
 
+        counts = written.succeeded, written.failed, written.duplicates
+
         def finish(connection: sa.Connection) -> None:
-            shards.finish(connection, fence, sealed, written.succeeded, written.failed, 0, seconds)
+            shards.finish(connection, fence, sealed, *counts, seconds)
 
         try:
             self._tried(finish)

@@ -130,6 +130,7 @@ class Host:
             naming=naming,
             others=lambda: self._infer.batch_seconds,
             settled=self._unit_settled,
+            reading=progress.reading,
         )
         self._accept = Accept(
             database=self._database,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,21 @@ class Run:
         self,
         rig: Rig,
         name: str,
-        ops: Sequence[str],
+        ops: Sequence[str] | pa.Table,
         *,
         model: str = "echo",
         priority: Priority = Priority.BULK,
+        values: Sequence[int] = (),
         **spec: Any,
     ) -> None:
         self.rig = rig
         self.output = rig.folder / name
         source = rig.folder / f"{name}.parquet"
-        rows = {"op": list(ops), "value": list(range(len(ops)))}
-        pq.write_table(pa.table(rows), source, row_group_size=50)
+        if not isinstance(ops, pa.Table):
+            ops = pa.table({"op": list(ops), "value": list(values or range(len(ops)))})
+        pq.write_table(ops, source, row_group_size=50)
         self.id = DatasetId(str(uuid_utils.uuid7()))
-        new = NewDataset(
+        self._new = NewDataset(
             self.id,
             "",
             rig.pool,
@@ -52,7 +55,13 @@ class Run:
             JobId(str(uuid_utils.uuid7())),
         )
         with rig.database.write() as connection:
-            datasets.insert(connection, new)
+            datasets.insert(connection, self._new)
+
+    def again(self) -> None:
+        """Have the failed records run again."""
+        new = replace(self._new, plan_job=JobId(str(uuid_utils.uuid7())))
+        with self.rig.database.write() as connection:
+            assert datasets.run_failed(connection, new)
 
     def now(self) -> Dataset:
         with self.rig.database.read() as connection:
@@ -61,12 +70,9 @@ class Run:
         return found
 
     def wait(self) -> Dataset:
-        """Until its manifest is written."""
-        eventually(
-            f"dataset ends: {self.rig.log()[-3000:]}",
-            lambda: (self.output / "_manifest.json").exists(),
-        )
-        eventually("dataset has ended", lambda: self.now().state.ended)
+        """Until it has ended, and its manifest is written."""
+        eventually("the dataset ends", lambda: self.now().state.ended)
+        assert (self.output / "_manifest.json").exists()
         return self.now()
 
     def results(self) -> list[dict[str, Any]]:

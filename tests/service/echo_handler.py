@@ -41,6 +41,8 @@ class Handler:
             raise ConnectionResetError("by peer")
         if op == "raise":
             raise ValueError(f"no {value}, \0 please")
+        if op == "needs" and not pathlib.Path(argument).exists():
+            raise FileNotFoundError(argument)
         if op == "fail":
             return Failed("unfit", f"{value} is beyond help")
         if op == "retry":

@@ -121,9 +121,13 @@ class Rig:
         """
         files = {"explode": ""} if explode else {"slow": str(loading)} if loading else {}
         made = package(self.folder / "packages" / name, name, files, **batching)
-        toml = made.root / "model.toml"
+        return self.push_package(made.root, allow=allow)
+
+    def push_package(self, folder: Path, *, allow: bool = True):
+        """Push the package in a folder, in this rig's pool."""
+        toml = folder / "model.toml"
         toml.write_text(toml.read_text().replace('pool = "default"', f'pool = "{self.pool}"'))
-        version = versions.push(self.database, self.store, read_package(made.root))
+        version = versions.push(self.database, self.store, read_package(folder))
         if allow:
             self.allowed += version.code.values()
         return version

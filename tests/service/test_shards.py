@@ -5,11 +5,30 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from headrace.db import datasets
+from headrace.registry import golden
+from headrace.registry.manifest import Manifest
+from headrace.registry.package import write_manifest
+from headrace.signature import Field, Signature
 from tests.service.datasets import Run
 from tests.service.rig import Rig, eventually, rig
+
+
+def blobs(folder: Path) -> Path:
+    """A model of bytes, which it takes for text."""
+    folder.mkdir()
+    (folder / "handler.py").write_text(
+        "class Handler:\n"
+        "    def forward(self, records):\n"
+        "        return [{'text': record['data'].decode()} for record in records]\n"
+    )
+    signature = Signature((Field("data", "bytes"),), (Field("text", "string"),))
+    write_manifest(folder, Manifest("blobs", "python", signature, handler="handler.py"))
+    golden.write(folder, signature, [({"data": b"a"}, {"text": "a"})])
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +38,11 @@ def worker(
     """Started once: each test brings datasets of its own."""
     folder = tmp_path_factory.mktemp("shards")
     shutil.copy(migrated_database, folder / "jobs.db")
-    with rig(folder, f"sqlite:///{folder}/jobs.db", redis_url, shard_window=32) as worker:
+    with rig(
+        folder, f"sqlite:///{folder}/jobs.db", redis_url, shard_window=32, quarantine_after=2
+    ) as worker:
         worker.push("echo", max_records=16)
+        worker.push_package(blobs(folder / "blobs"))
         worker.start()
         yield worker
 
@@ -76,6 +98,56 @@ def test_cancelling_stops_within_a_batch_and_leaves_nothing_half(worker: Rig) ->
     assert len(notes.read_text().splitlines()) == 15  # those that ran with the first row
     assert not run.results()
     assert not list(run.output.glob(".*"))
+
+
+def test_a_record_that_kills_is_found_and_its_mates_succeed(worker: Rig) -> None:
+    ops = ["double"] * 100
+    ops[41] = "die"
+    run = Run(worker, "killer", ops, shard_rows=1000)
+    ended = run.wait()
+    assert (ended.succeeded, ended.failed) == (99, 1)
+    assert [(error["row"], error["code"]) for error in run.errors()] == [(41, "quarantined")]
+    assert [row["row"] for row in run.results()] == [n for n in range(100) if n != 41]
+
+
+def test_equal_records_run_once(worker: Rig) -> None:
+    notes = worker.folder / "once"
+    ops = [f"note {notes}"] * 120
+    ops[3] = "fail"
+    run = Run(worker, "twice", ops, values=[n % 7 for n in range(120)], dedupe=True, shard_rows=500)
+    ended = run.wait()
+    assert (ended.succeeded, ended.failed, ended.duplicates) == (119, 1, 112)
+    assert len(notes.read_text().splitlines()) == 7
+    assert [(row["row"], row["value"]) for row in run.results()] == [
+        (n, 2 * (n % 7)) for n in range(120) if n != 3
+    ]
+
+
+def test_values_are_fetched_from_files_of_their_own(worker: Rig) -> None:
+    blobs = [worker.folder / f"blob-{n}" for n in range(20)]
+    for blob in blobs[1:]:
+        blob.write_bytes(blob.name.encode())
+    table = pa.table({"path": [str(blobs[0]), *(f"file://{blob}" for blob in blobs[1:])]})
+    run = Run(worker, "fetch", table, model="blobs", inputs={"data": ("path",)}, fetch=("data",))
+    assert run.wait().succeeded == 19
+    assert [row["text"] for row in run.results()] == [blob.name for blob in blobs[1:]]
+    assert [(error["row"], error["code"]) for error in run.errors()] == [(0, "invalid_input")]
+
+
+def test_failed_records_run_again_and_only_they(worker: Rig) -> None:
+    flag, notes = worker.folder / "mended", worker.folder / "rerun.notes"
+    ops = [f"note {notes}"] * 90
+    ops[5], ops[70], ops[71] = f"needs {flag}", "fail", f"needs {flag}"
+    run = Run(worker, "rerun", ops, shard_rows=1000)
+    assert run.wait().failed == 3
+    ran = notes.read_text()
+    flag.touch()
+    run.again()
+    ended = run.wait()
+    assert (ended.succeeded, ended.failed, ended.run) == (89, 1, 2)
+    assert [(error["row"], error["code"]) for error in run.errors()] == [(70, "unfit")]
+    assert sorted(row["row"] for row in run.results()) == [n for n in range(90) if n != 70]
+    assert notes.read_text() == ran
 
 
 def test_a_drain_gives_the_shard_back_within_a_batch(worker: Rig) -> None:

@@ -93,6 +93,8 @@ def test_what_was_on_the_device_is_suspect_if_the_process_dies(worker, superviso
     assert supervisor.suspects() == []
     worker.begin([JobId("c")])
     assert supervisor.suspects() == ["c"]
+    with worker.reading(JobId("s")):
+        assert supervisor.suspects() == ["c"]
     with worker.encoding([JobId("d")]):
         assert supervisor.suspects() == ["c", "d"]
     assert supervisor.suspects() == ["c"]
