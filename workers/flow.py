@@ -70,12 +70,13 @@ class GiveBack:
 class Ran:
     """A batch with one outcome per item, whether or not it got as far as the device.
 
-    seconds: on the device.
+    seconds: on the device. more: whether the worker had more in hand that was still to run.
     """
 
     batch: Batch
     outcomes: tuple[Outcome | GiveBack, ...]
     seconds: float
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

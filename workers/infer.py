@@ -240,7 +240,8 @@ class Infer:
         with self._lock:
             del self._inside[0]
         with self.shifts.room():
-            self._to_store(Ran(batch, outcomes, seconds or 0.0))
+            more = not self._waiting.idle()
+            self._to_store(Ran(batch, outcomes, seconds or 0.0, more))
 
 
 def _unserved(batch: Batch, error: HeadraceError) -> tuple[Outcome | GiveBack, ...]:

@@ -15,9 +15,8 @@ _GATHER_SECONDS = 0.05
 
 
 class Line:
-    """While one thread stores, batches gather for a moment: they share an object and a commit then.
-
-    A line that is full does not wait for that.
+    """Batches gather for a moment, to share an object and a commit: while a thread stores, and
+    where the next ones follow so soon that the line is full by then. A full line does not wait.
     """
 
     def __init__(self) -> None:
@@ -48,7 +47,7 @@ class Line:
             while True:
                 self._changed.wait_for(lambda: self._line or self._stopping)
                 self._changed.wait_for(
-                    lambda: not self._storing or len(self._line) == _DEPTH or self._stopping,
+                    lambda: len(self._line) == _DEPTH or self._stopping or not self._gathers(),
                     _GATHER_SECONDS,
                 )
                 if self._line or self._stopping:
@@ -63,6 +62,12 @@ class Line:
     def wrote(self, batch_bytes: int) -> None:
         """The results of a batch were this large: a guess at the next one's."""
         self._batch_bytes = max(1, batch_bytes)
+
+    def _gathers(self) -> bool:
+        if self._storing:
+            return True
+        soon = _GATHER_SECONDS / _DEPTH
+        return bool(self._line) and self._line[-1].more and self._line[-1].seconds < soon
 
     def _take(self) -> list[Ran]:
         rans: list[Ran] = []
