@@ -233,7 +233,8 @@ class Client:
     ) -> str:
         """Have no worker begin the jobs of `model`, or of `pool`, until `resume`.
 
-        Submissions go on, and so does what a worker has claimed: at most two batches each.
+        Submissions go on, and so does what a worker has claimed: a few batches at most, and of slow
+        ones no more than two.
         model: ``digits`` (every version) or ``digits@3``. reason, by: for whoever asks why a
         job waits; `by` is this user and host unless given. Returns the name of what is paused.
         Raises ModelNotFound, InvalidInput.

@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 _STORE_RETRY_SECONDS = 10.0
 _TICK_SECONDS = 1.0
+_BYTES = 1024 * 1024
+"""Inputs claimed ahead are in memory all at once: several batches together have no more."""
 _DOUBT_SECONDS, _DOUBT_POLL = 60.0, 5.0
 """How long a claim whose connection broke may still come to the database, or be under way there,
 and how often even an idle worker looks for it meanwhile."""
@@ -93,6 +95,10 @@ class Accept:
         self._look_at = 0.0
         self.in_hand: list[JobId] = []
         self._claimed_at = 0.0
+        self._answered_at = 0.0
+        # Claimed with the batch before; how large the inputs of that one were.
+        self._ahead: list[Unit] = []
+        self._batch_bytes = 1
         self._doubt_until = 0.0
         self._doubtful: set[PackId] = set()
 
@@ -107,12 +113,19 @@ class Accept:
         self._tickets.wake()
 
     def step(self) -> bool:
-        """Wait for room and a reason to look, then claim one batch, and what slots are free for."""
+        """Wait for room and a reason to look, then claim, and what slots are free for, too.
+
+        What was claimed ahead waits for no reason: its next batch is taken in.
+        """
         if self._stopping.is_set():
+            self._leave_ahead()
             return False
         self._tick()
         self._ceilings.save()
         if not self._waiting.wait_for_room(timeout=_TICK_SECONDS):
+            return True
+        if self._ahead:
+            self._take_batch(self._version(self._ahead[0].model), None)
             return True
         look_at = min(self._look_at, self._slots_at)
         if not self._tickets.wait(timeout=look_at - time.monotonic()):
@@ -150,19 +163,34 @@ class Accept:
         return True
 
     def _take(self, units: list[Unit], ahead: NewPack | None) -> None:
-        """Answer a ticket with what was claimed, and make it ready to run."""
+        """Make what was claimed ready to run: its first batch now, others as there is room."""
+        self._answered_at = time.monotonic()
         self._claimed_at = max(unit.claimed_at for unit in units)
         version = self._version(units[0].model)
         self._ceilings.load(version.key)
         # After a full batch there may be more, ticket or not; after less, a ticket will say so.
-        full = units[0].suspect or len(units) >= version.manifest.batching.max_records
+        full = units[0].suspect or len(units) % version.manifest.batching.max_records == 0
         self._look_at = 0.0 if full else time.monotonic() + self._poll
-        self.in_hand = [unit.id for unit in units]
         reach("claimed")
+        self._ahead = units
+        self._take_batch(version, ahead)
+
+    def _take_batch(self, version: ModelVersion, ahead: NewPack | None) -> None:
+        """Answer a ticket with the next batch of what was claimed, and let that wait."""
+        size = version.manifest.batching.max_records
+        units, self._ahead = self._ahead[:size], self._ahead[size:]
+        self._batch_bytes = 1 + sum(map(_input_bytes, units))
+        self.in_hand = [unit.id for unit in units]
         self._tickets.claimed(self.in_hand)
         reach("acked")
         self._prepare(units, version, ahead)
         self.in_hand = []
+
+    def _leave_ahead(self) -> None:
+        """Let it wait as it is: whoever stops this station gives back what waits."""
+        self._waiting.put(
+            [Item(unit, self._version(unit.model), {}, (), 0) for unit in self._ahead]
+        )
 
     def _fill_slots(self, *, on_ticket: bool) -> bool:
         """Claim a unit for each free slot, where it is time to look; whether there was one.
@@ -215,6 +243,7 @@ class Accept:
                     connection,
                     self._worker,
                     self._pool,
+                    several=None if at_once else self._waiting.several(_BYTES // self._batch_bytes),
                     excluding=self._unserved(),
                     at_once=ahead,
                 )
@@ -228,7 +257,7 @@ class Accept:
         return units, ahead
 
     def _prepare(self, units: list[Unit], version: ModelVersion, ahead: NewPack | None) -> None:
-        claimed = time.monotonic()
+        claimed = self._answered_at
         fetched = self._fetch_together(units)
         # After a slow fetch it is asked again which of them are still wanted.
         named = ahead is not None and time.monotonic() - claimed < FRESH_SECONDS
@@ -310,3 +339,7 @@ class Accept:
         ran.batch.staged.set()  # it announces nothing more, and never reaches the device
         while not self._to_store(ran, _TICK_SECONDS):
             self._tick()
+
+
+def _input_bytes(unit: Unit) -> int:
+    return len(unit.input or b"") + (unit.input_at[2] if unit.input_at else 0)

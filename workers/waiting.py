@@ -19,6 +19,9 @@ _LEAD = 0.1
 """Claim when the work in hand is expected to last less than this many seconds: enough for a
 claim's round trip, too little to hoard jobs that another worker could run at once."""
 
+_AT_ONCE = 4
+"""Short batches in one claim: half the lead's worth, and no more than these."""
+
 _SMOOTHING = 0.3
 
 
@@ -62,6 +65,15 @@ class Waiting:
                     return False
                 self._changed.wait(min(pause, left))
             return False
+
+    def several(self, at_most: int) -> tuple[ModelKey, int] | None:
+        """A version and how many batches of it to claim at once; None for one of any."""
+        with self._changed:
+            seconds = self._seconds.get(self._handed[-1]) if self._handed else None
+            if not seconds:
+                return None
+            batches = min(_AT_ONCE, at_most, int(_LEAD / 2 / seconds))
+            return self._handed[-1], max(1, batches)
 
     def idle(self) -> bool:
         """Whether what is claimed now runs at once: nothing waits, and the device is idle."""

@@ -37,6 +37,7 @@ def claim(
     *,
     line: str = "",
     at_most: int | None = None,
+    several: tuple[ModelKey, int] | None = None,
     excluding: Sequence[ModelKey] = (),
     at_once: NewPack | None = None,
 ) -> list[Unit]:
@@ -45,16 +46,21 @@ def claim(
     line: of the pool's lines, the one of this name (`headrace.dataset.SHARDS`), not that of its
     single jobs. excluding: versions this worker cannot serve just now. at_once: for a device that
     is idle, name the units as on it; if that is one, announce this pack for its tenant.
-    At most the version's max_records, or at_most; a suspect by itself. Nothing that is paused.
+    several: of this version, so many batches. At most the version's max_records, or at_most; a
+    suspect by itself. Nothing that is paused.
     Raises LeaseLapsed, LeaseLost. Fit for `Database.single`.
     """
     in_one_trip = at_once is not None and connection.dialect.name == "postgresql"
     head, claiming = _passing_over(tuple(excluding)) if excluding else (_HEAD, _CLAIM)
+    key, batches = several or (ModelKey("", 0), 1)
     parameters = {
         "worker": worker,
         "of_pool": pool,
         "of_line": pool + line,
         "at_most": _ALL if at_most is None else at_most,
+        "several_of": key.name,
+        "several_version": key.version,
+        "batches": batches,
     }
     if at_once is not None and in_one_trip:
         parameters |= {"ahead_id": at_once.id, "ahead_key": at_once.key}
@@ -180,12 +186,19 @@ _DUE = sa.and_(
 _URGENT_FIRST = (jobs.c.priority, jobs.c.turn, jobs.c.id)
 
 _VERSION = model_versions.c
+_SEVERAL = sa.and_(
+    jobs.c.model == sa.bindparam("several_of", type_=sa.String),
+    jobs.c.version == sa.bindparam("several_version", type_=sa.Integer),
+)
 _FOUND = (
     jobs.c.model,
     jobs.c.version,
     jobs.c.suspect,
     sa.case(
-        (jobs.c.suspect, 1), (_VERSION.max_records > _AT_MOST, _AT_MOST), else_=_VERSION.max_records
+        (jobs.c.suspect, 1),
+        (_VERSION.max_records > _AT_MOST, _AT_MOST),
+        (_SEVERAL, _VERSION.max_records * sa.bindparam("batches", type_=sa.Integer)),
+        else_=_VERSION.max_records,
     ).label("size"),
 )
 _HEAD = (

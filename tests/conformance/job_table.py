@@ -99,9 +99,17 @@ class JobTable:
         pool: str = "default",
         excluding: Sequence[ModelKey] = (),
         at_once: NewPack | None = None,
+        several: tuple[ModelKey, int] | None = None,
     ) -> list[Unit]:
         with self.database.write() as connection:
-            return work.claim(connection, worker, pool, excluding=excluding, at_once=at_once)
+            return work.claim(
+                connection,
+                worker,
+                pool,
+                excluding=excluding,
+                at_once=at_once,
+                several=several,
+            )
 
     def stage(
         self,

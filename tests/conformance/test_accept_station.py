@@ -209,3 +209,42 @@ def test_a_version_that_is_not_served_is_planned_but_not_run(desk, sets) -> None
     desk.unserved = [sets.get(id).model]
     desk.accept.step()
     assert (len(desk.slots[SHARDS].units), len(desk.slots[PLANS].units)) == (0, 1)
+
+
+def busy_with_quick_batches(desk: Desk) -> None:
+    """The device is at a batch of a model whose batches take a millisecond."""
+    for _ in range(2):
+        desk.accept.step()
+        assert desk.waiting.take()
+        desk.waiting.started()
+        if desk.waiting.several(9) is None:
+            desk.waiting.ended(0.001)
+
+
+def test_quick_batches_are_claimed_together_and_taken_in_one_by_one(table, monkeypatch) -> None:
+    desk = Desk(table, poll=3600.0)
+    ids = table.queue(6 * 64, model=desk.model, input=RECORD)
+    busy_with_quick_batches(desk)
+    for _ in ids[::64]:
+        desk.ticket()
+    claims: list[int] = []
+    claim = work.claim
+    monkeypatch.setattr(work, "claim", lambda *a, **k: claims.append(1) or claim(*a, **k))
+    monkeypatch.setattr(desk.waiting, "wait_for_room", lambda timeout: True)
+    monkeypatch.setattr(desk.accept, "_fill_slots", lambda on_ticket: False)
+    for taken_in in range(4):
+        assert desk.accept.step()
+        assert table.states(ids) == ["running"] * len(ids)
+        assert desk.answers == ["accepted"] * (taken_in + 1)
+    assert claims == [1]
+    assert len(desk.waits()) == 4 * 64
+
+
+def test_what_was_claimed_ahead_is_left_to_be_given_back(table) -> None:
+    desk = Desk(table, poll=3600.0)
+    ids = table.queue(6 * 64, model=desk.model, input=RECORD)
+    busy_with_quick_batches(desk)
+    assert desk.accept.step()
+    desk.accept.stop()
+    assert not desk.accept.step()
+    assert sorted(desk.waits()) == sorted(ids)[128:]

@@ -53,6 +53,24 @@ class TestWhatIsClaimed:
         batches = [claimed(table, worker) for _ in range(4)]
         assert batches == [ids[:3], ids[3:6], ids[6:], []]
 
+    def test_several_batches_of_the_version_that_is_named(self, table: JobTable) -> None:
+        quick, slow = table.model("quick", max_records=2), table.model("slow", max_records=2)
+        worker = table.worker()
+        table.queue(9, quick)
+        table.queue(9, slow)
+        table.queue(1, quick, priority=Priority.BULK)
+        sizes = [len(table.claim(worker, several=(quick, 3))) for _ in range(4)]
+        assert sizes == [6, 4, 2, 2], "all of the quick ones, then a batch of slow ones at a time"
+
+    def test_a_suspect_by_itself(self, table: JobTable) -> None:
+        quick = table.model("quick", max_records=2)
+        died = table.worker()
+        table.queue(2, quick)
+        table.retire(died, *claimed(table, died))
+        table.queue(4, quick)
+        sizes = [len(table.claim(table.worker(), several=(quick, 3))) for _ in range(3)]
+        assert sizes == [1, 1, 4]
+
     def test_one_model_version_at_a_time(self, table: JobTable) -> None:
         second, other = table.model("m"), table.model("other")
         a, b, c = table.queue(), table.queue(model=second), table.queue(model=other)

@@ -149,6 +149,19 @@ def test_a_batch_that_was_cancelled_does_not_end_the_one_on_the_device(
     assert room(waiting), "the slow model's time was put down to the fast one"
 
 
+def test_short_batches_are_claimed_together_long_ones_one_by_one(waiting: Waiting) -> None:
+    assert waiting.several(9) is None, "nothing runs: who knows what comes"
+    waiting.put([item(FAST) for _ in range(4)])
+    assert waiting.take()
+    assert waiting.several(9) == (FAST.key, 4)
+    assert waiting.several(2) == (FAST.key, 2)
+    assert waiting.several(0) == (FAST.key, 1)
+    waiting.ended(0.1)
+    waiting.put([item(FAST) for _ in range(4)])
+    assert waiting.take()
+    assert waiting.several(9) == (FAST.key, 1), "0.037 s each: a second one would be hoarded"
+
+
 def test_it_is_idle_when_nothing_waits_and_nothing_runs(waiting: Waiting) -> None:
     assert waiting.idle()
     waiting.put([item(FAST)])
