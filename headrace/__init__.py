@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace import errors
 from headrace.client import Client
+from headrace.dataset import Dataset, DatasetId, DatasetState
 from headrace.job import Done, Failed, Job, JobId, JobState, ModelKey, Priority, Retry
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Client",
+    "Dataset",
+    "DatasetId",
+    "DatasetState",
     "Done",
     "Failed",
     "Job",

@@ -19,9 +19,20 @@ from typing import Any, Self, overload
 
 import numpy as np
 
+from headrace.dataset import DatasetId
+from headrace.dataset_client import DatasetCalls
 from headrace.errors import InvalidInput, JobUnfinished, WaitTimeout
 from headrace.job import Job, JobId, JobState, Pause, Priority
-from headrace.transport import Filter, Page, Result, Status, Submission, Transport
+from headrace.transport import (
+    Filter,
+    Page,
+    Result,
+    Status,
+    Submission,
+    Transport,
+    priority_of,
+    seconds_of,
+)
 
 _FIRST_POLL, _LAST_POLL = 0.005, 1.0
 _QUESTIONABLE = 0.05
@@ -37,7 +48,7 @@ Progressed = bool | Callable[[int, int], None]
 """True for a progress bar on stderr, or a function of (jobs done, jobs in all)."""
 
 
-class Client:
+class Client(DatasetCalls):
     """A producer's view of Headrace. Thread-safe; close it, or use it in a ``with`` block.
 
     Without arguments it reads ``HEADRACE_*`` settings and talks to the job table directly
@@ -114,9 +125,12 @@ class Client:
         """The job as the table has it. Raises JobNotFound."""
         return self._transport.get([job])[0]
 
-    def status(self, job: JobId) -> Status:
-        """The job's state, and what it waits for or why it ended. Raises JobNotFound."""
-        return self._transport.status(job)
+    def status(self, job: JobId | DatasetId) -> Status:
+        """The state of a job or a dataset, and what it waits for or why it ended.
+
+        Raises JobNotFound.
+        """
+        return self._transport.status(JobId(job))
 
     @overload
     def wait(  # type: ignore[overload-overlap]  # a str is one id, though a sequence of str too
@@ -187,7 +201,7 @@ class Client:
         workers died with still runs alone.
         """
         ids = [JobId(jobs)] if isinstance(jobs, str) else [*jobs]
-        return self._transport.replay(ids, _seconds(deadline))
+        return self._transport.replay(ids, seconds_of(deadline))
 
     def delete(self, jobs: str | Sequence[JobId]) -> Ids:
         """Delete jobs that have ended, with their results and idempotency keys, all or none.
@@ -279,8 +293,8 @@ class Client:
                 model=model,
                 inputs=inputs,
                 columns=columns,
-                priority=_priority(priority),
-                deadline=_seconds(deadline),
+                priority=priority_of(priority),
+                deadline=seconds_of(deadline),
                 idempotency_key=idempotency_key,
                 metadata=metadata,
                 tenant=self._tenant,
@@ -328,24 +342,12 @@ def _connect(settings: Mapping[str, object]) -> Transport:
     return direct.connect(**settings)
 
 
-def _priority(priority: Priority | str) -> Priority:
-    try:
-        return priority if isinstance(priority, Priority) else Priority[priority.upper()]
-    except (KeyError, AttributeError):
-        names = ", ".join(p.queue for p in Priority)
-        raise InvalidInput("priority", f"expected one of {names}, got {priority!r}") from None
-
-
 def _whoami() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user has no name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-def _seconds(deadline: datetime | timedelta | float | None) -> datetime | float | None:
-    return deadline.total_seconds() if isinstance(deadline, timedelta) else deadline
 
 
 def _writable(result: Result) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NewType
 
 from headrace.job import ErrorInfo, ModelKey, Priority
@@ -109,3 +109,16 @@ class Dataset:
         if self.planned_at is None or not self.rows_per_second or self.state.ended:
             return None
         return (self.total - self.done) / self.rows_per_second
+
+    @property
+    def summary(self) -> str:
+        """Its counts, its speed and the time left, as far as they are known, for a person."""
+        found = "" if self.planned_at else " found so far"
+        said = [f"{self.done:,} of {self.total:,} records{found}", f"{self.failed:,} failed"]
+        if self.duplicates:
+            said.append(f"{self.duplicates:,} duplicates")
+        if self.rows_per_second and not self.state.ended:
+            said.append(f"{self.rows_per_second:,.0f} rows/s")
+        if self.seconds_left is not None:
+            said.append(f"{timedelta(seconds=round(self.seconds_left))} left")
+        return ", ".join(said)

@@ -113,14 +113,16 @@ def check_workers(database: Database) -> Iterator[Finding]:
     for pool in sorted({worker.pool for worker in alive} | set(due)):
         serving = [worker for worker in alive if worker.pool == pool]
         ready = sum(worker.state == "ready" for worker in serving)
-        backlog = due.get(pool, health.Backlog(pool, 0, 0.0))
+        backlog = due.get(pool, health.Backlog(pool))
         what = f"pool {pool}: {ready} of {len(serving)} workers ready, {backlog.due} jobs due"
         if backlog.due:
             what += f", the oldest for {backlog.waited:.0f} s"
+        if backlog.units:
+            what += f", {backlog.units} shards or plans of datasets due"
         level, mend = Level.OK, ""
-        if backlog.due and not serving:
+        if pool in due and not serving:
             level, mend = Level.PROBLEM, f"start a worker: `headrace worker --pool {pool}`"
-        elif backlog.due and not ready:
+        elif pool in due and not ready:
             level, mend = Level.WARNING, "wait until they are warm, or see their logs"
         elif backlog.waited > _LATE_SECONDS:
             level, mend = Level.WARNING, "start more workers, or see in their logs what they do"

@@ -224,14 +224,16 @@ class JobExpired(JobError):
 
 
 class WaitTimeout(HeadraceError, TimeoutError):
-    """The time to wait ran out; the jobs go on, and a later wait can pick them up."""
+    """The time to wait ran out; what was waited for goes on, and a later wait can pick it up."""
 
     code = "wait_timeout"
     retryable = True
 
-    def __init__(self, pending: int, total: int, first: str, seconds: float) -> None:
+    def __init__(
+        self, pending: int, total: int, first: str, seconds: float, *, what: str = "jobs"
+    ) -> None:
         super().__init__(
-            f"{pending} of {total} jobs were not done after {seconds:g} s (first: {first}); "
+            f"{pending} of {total} {what} were not done after {seconds:g} s (first: {first}); "
             "they go on, wait again or look at status()"
         )
         self.pending = pending

@@ -17,11 +17,14 @@ import uuid_utils
 
 from headrace import payload
 from headrace.broker import Bell
+from headrace.dataset import Dataset, DatasetId
+from headrace.dataset_service import DatasetService
 from headrace.db import deletion, jobs, models, packs, pauses, views, workers
 from headrace.db.engine import Database, retrying
 from headrace.db.units import NewPack, WrittenPack
 from headrace.errors import (
     DatabaseUnavailable,
+    DatasetNotFound,
     IdempotencyConflict,
     InvalidInput,
     JobCancelled,
@@ -37,7 +40,7 @@ from headrace.errors import (
 from headrace.job import Job, JobId, JobState, ModelKey, PackId, Pause, Priority
 from headrace.knocks import Knocks
 from headrace.news import News
-from headrace.registry.versions import Catalog, parse_ref
+from headrace.registry.versions import parse_ref
 from headrace.rings import ring_due
 from headrace.settings import Settings
 from headrace.storage import ObjectStore
@@ -54,17 +57,13 @@ _REPLAYS = 1000
 _T = TypeVar("_T")
 
 
-class Service:
+class Service(DatasetService):
     """Implements `headrace.transport.Transport`. Owns what it is given; thread-safe."""
 
     def __init__(
         self, database: Database, store: ObjectStore, bell: Bell, settings: Settings
     ) -> None:
-        self.database = database
-        self.store = store
-        self.settings = settings
-        self._bell = bell
-        self._catalog = Catalog(database)
+        super().__init__(database, store, bell, settings)
         self._news = News(database)
         self._knocks = Knocks()
 
@@ -94,8 +93,15 @@ class Service:
         return [self._with_uri(_of(found, id)) for id in ids]
 
     def status(self, id: JobId) -> Status:
-        """Where the job stands, and what it waits for."""
-        job = self.get([id])[0]
+        """Where the job stands, or the dataset of this id, and what it waits for."""
+        try:
+            job = self.get([id])[0]
+        except JobNotFound as unknown:
+            try:
+                dataset = self.dataset(DatasetId(id))
+            except DatasetNotFound:
+                raise unknown from None
+            return Status(dataset.state, self._detail_of_dataset(dataset))
         return Status(job.state, self._detail(job))
 
     def ended(self, ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
@@ -300,6 +306,17 @@ class Service:
         if alone:
             return f"waits to run alone, for a worker died with it on the device; {line}"
         return line
+
+    def _detail_of_dataset(self, dataset: Dataset) -> str:
+        if dataset.error is not None:
+            return f"{dataset.error.code}: {dataset.error.message}; {dataset.summary}"
+        if not dataset.state.ended:
+            holding = self.database.ask(lambda connection: pauses.of(connection, dataset))
+            if holding:
+                return "; ".join(map(str, holding))
+            if not self.workers(dataset.pool):
+                return f"waits for a worker: none serves pool {dataset.pool!r}; {dataset.summary}"
+        return dataset.summary
 
     def _pausable(self, model: str | None, pool: str | None) -> str:
         """The one that is given, by the name that `headrace.db.pauses` knows it by.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from headrace.dataset import Dataset, DatasetId, DatasetState, Spec
+from headrace.errors import InvalidInput
 from headrace.job import Job, JobId, JobState, Pause, Priority
 
 Result = dict[str, Any]
@@ -39,10 +41,21 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """Where a job stands, and in `detail` a sentence about what it waits for or why it ended."""
+class DatasetSubmission:
+    """A dataset to run. model, deadline: as of `Submission`. spec: its paths are absolute."""
 
-    state: JobState
+    model: str
+    spec: Spec
+    priority: Priority = Priority.BULK
+    deadline: datetime | float | None = None
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a job or a dataset stands, and in `detail` what it waits for, or why it ended."""
+
+    state: JobState | DatasetState
     detail: str
 
 
@@ -69,7 +82,39 @@ class Page:
     cursor: str | None
 
 
-class Transport(Protocol):
+class DatasetTransport(Protocol):
+    """The part of a `Transport` that is about datasets."""
+
+    def submit_dataset(self, submission: DatasetSubmission) -> DatasetId:
+        """Queue a dataset, or have the one go on that was submitted like this before.
+
+        Raises InvalidInput, ModelNotFound, DatasetExists.
+        """
+        ...
+
+    def dataset(self, id: DatasetId) -> Dataset:
+        """The dataset, with its counts. Raises DatasetNotFound."""
+        ...
+
+    def datasets(
+        self, tenant: str, states: Sequence[DatasetState], after: DatasetId | None, limit: int
+    ) -> list[Dataset]:
+        """A tenant's datasets in any of these states, newest first, below the id `after`."""
+        ...
+
+    def cancel_dataset(self, id: DatasetId) -> bool:
+        """End a dataset; False where it had ended. Raises DatasetNotFound."""
+        ...
+
+    def rerun_failed(self, id: DatasetId) -> bool:
+        """Run the failed records of a dataset again; False where there are none.
+
+        Raises DatasetNotFound, DatasetNotEnded.
+        """
+        ...
+
+
+class Transport(DatasetTransport, Protocol):
     """Thread-safe. Every call may raise an Unavailable error, and may then be repeated."""
 
     def submit(self, submission: Submission) -> list[JobId]:
@@ -81,7 +126,7 @@ class Transport(Protocol):
         ...
 
     def status(self, id: JobId) -> Status:
-        """Where the job stands. Raises JobNotFound."""
+        """Where the job, or the dataset, stands. Raises JobNotFound."""
         ...
 
     def ended(self, ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
@@ -136,3 +181,17 @@ class Transport(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+def priority_of(priority: Priority | str) -> Priority:
+    """The priority, by its name too. Raises InvalidInput."""
+    try:
+        return priority if isinstance(priority, Priority) else Priority[priority.upper()]
+    except (KeyError, AttributeError):
+        names = ", ".join(p.queue for p in Priority)
+        raise InvalidInput("priority", f"expected one of {names}, got {priority!r}") from None
+
+
+def seconds_of(deadline: datetime | timedelta | float | None) -> datetime | float | None:
+    """A deadline as the transports take it."""
+    return deadline.total_seconds() if isinstance(deadline, timedelta) else deadline

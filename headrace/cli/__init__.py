@@ -15,6 +15,8 @@ from headrace.cli.exits import Exit, exit_of
 from headrace.errors import HeadraceError, NotInstalled
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("headrace.cli.datasets:run", "Run a model over files of records."),
+    "datasets": ("headrace.cli.datasets:datasets", "See and cancel what `run` began."),
     "submit": ("headrace.cli.submit:submit", "Queue every record of a file as a job."),
     "status": ("headrace.cli.jobs:status", "Show a job, and what it waits for."),
     "wait": ("headrace.cli.jobs:wait", "Wait until jobs have ended."),

@@ -16,15 +16,17 @@ class Exit(IntEnum):
     USAGE = 2
     TIMED_OUT = 3
     UNAVAILABLE = 4
+    PARTIAL = 5
     INTERRUPTED = 130
 
 
 MEANINGS: Mapping[Exit, str] = {
-    Exit.DONE: "done; with `wait` and `result`, every job succeeded",
+    Exit.DONE: "done; with `wait` and `result`, every job succeeded; with `run`, every record",
     Exit.FAILED: "an error that stays, or a job that ended without a result",
     Exit.USAGE: "wrong usage: an unknown command, option or value",
     Exit.TIMED_OUT: "`wait` or `result` ran out of time; the jobs go on, wait again",
     Exit.UNAVAILABLE: "a server does not answer; the same command may succeed later",
+    Exit.PARTIAL: "`run`: the dataset ran to its end, and some of its records failed",
     Exit.INTERRUPTED: "Ctrl-C",
 }
 

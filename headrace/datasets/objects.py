@@ -48,6 +48,18 @@ def find(where: str, settings: Settings) -> Iterator[InputFile]:
                 yield InputFile(f"s3://{bucket}/{key}", entry["Size"], entry["ETag"])
 
 
+def any_in(folder: str, settings: Settings) -> str | None:
+    """The name of an object in the folder, if there is any. Raises as `files.find`."""
+    at = split(folder)
+    with asked(folder):
+        found = (
+            client_of(settings)
+            .get()
+            .list_objects_v2(Bucket=at["Bucket"], Prefix=f"{at['Key']}/".lstrip("/"), MaxKeys=1)
+        )
+    return next((entry["Key"] for entry in found.get("Contents", ())), None)
+
+
 class Object(io.RawIOBase):
     """An object, read range by range. Reads raise InputChanged, StoreUnavailable, StorageError."""
 

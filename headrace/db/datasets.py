@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from headrace.dataset import PLANS, Dataset, DatasetId, DatasetState, Spec
 from headrace.db import jobs as job_table
+from headrace.db.bulk import among
 from headrace.db.dataset_tables import datasets, shards, speeds
 from headrace.db.jobs import NewJob
 from headrace.db.states import in_state
@@ -81,7 +82,8 @@ def insert(connection: sa.Connection, new: NewDataset) -> DatasetId:
 
 def get(connection: sa.Connection, id: DatasetId) -> Dataset | None:
     """The dataset, if there is one."""
-    row = connection.execute(_VIEW.where(datasets.c.id == id)).one_or_none()
+    of_it = _VIEW.where(among(datasets.c.id, "ids"))  # what is no UUID is no id of ours
+    row = connection.execute(of_it, {"ids": [id]}).one_or_none()
     return None if row is None else dataset_of(row)
 
 

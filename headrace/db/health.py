@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
+from headrace.dataset import PLANS, SHARDS
 from headrace.db.packs import IS_DELETED, IS_WRITING
 from headrace.db.pauses import paused
 from headrace.db.settling import IN_TIME
@@ -19,11 +20,16 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a pool could run now. waited: seconds, by the job that has been due for longest."""
+    """What a pool could run now.
+
+    due: jobs. waited: seconds, by the one that has been due for longest. units: shards and plans
+    of datasets, which wait for hours where there are many.
+    """
 
     pool: str
-    due: int
-    waited: float
+    due: int = 0
+    waited: float = 0.0
+    units: int = 0
 
 
 def clock(connection: sa.Connection) -> float:
@@ -32,7 +38,7 @@ def clock(connection: sa.Connection) -> float:
 
 
 def backlogs(connection: sa.Connection) -> list[Backlog]:
-    """Every pool with jobs that a worker could claim now."""
+    """Every pool with something that a worker could claim now."""
     of_model = (jobs.c.pool, jobs.c.model, jobs.c.version)
     due = (
         sa.select(
@@ -42,13 +48,19 @@ def backlogs(connection: sa.Connection) -> list[Backlog]:
         .group_by(*of_model)
         .cte("due")
     )
+    pool = sa.func.replace(sa.func.replace(due.c.pool, SHARDS, ""), PLANS, "")
     rows = connection.execute(
         sa.select(due.c.pool, sa.func.sum(due.c.due), now() - sa.func.min(due.c.since))
-        .where(sa.not_(paused(due.c.pool, due.c.model, due.c.version)))
+        .where(sa.not_(paused(pool, due.c.model, due.c.version)))
         .group_by(due.c.pool)
-        .order_by(due.c.pool)
     )
-    return [Backlog(pool, int(count), waited) for pool, count, waited in rows]
+    found: dict[str, Backlog] = {}
+    for line, count, waited in rows:
+        name, _, unit = line.partition("/")
+        held = found.get(name, Backlog(name))
+        more = {"units": held.units + int(count)} if unit else {"due": int(count), "waited": waited}
+        found[name] = replace(held, **more)
+    return sorted(found.values(), key=lambda backlog: backlog.pool)
 
 
 def unswept(connection: sa.Connection) -> float:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from headrace.dataset import Dataset
 from headrace.db.tables import now, pauses
 from headrace.job import Job, Pause
 
@@ -44,8 +45,8 @@ def every(connection: sa.Connection) -> list[Pause]:
     return _found(connection, sa.true())
 
 
-def of(connection: sa.Connection, job: Job) -> list[Pause]:
-    """The pauses that hold the job up, oldest first."""
+def of(connection: sa.Connection, job: Job | Dataset) -> list[Pause]:
+    """The pauses that hold the job or the dataset up, oldest first."""
     names = (f"pool:{job.pool}", job.model.name, str(job.model))
     return _found(connection, pauses.c.what.in_(names))
 

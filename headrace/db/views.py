@@ -66,10 +66,10 @@ def page(
 ) -> list[Job]:
     """Jobs that match, newest first, below the id `after`. Times in Unix seconds.
 
-    code: of their error.
+    code: of their error. The units of datasets are not among them.
     """
     table = jobs.c
-    statement = _VIEW.where(table.tenant == tenant)
+    statement = _VIEW.where(table.tenant == tenant, sa.not_(table.pool.contains("/")))
     if model is not None:
         statement = statement.where(table.model == model)
     if version is not None:

@@ -13,6 +13,7 @@ from kombu import Connection, Queue
 from headrace import doctor
 from headrace.broker import DEAD_LETTERS, queues
 from headrace.cli import main
+from headrace.dataset import PLANS, SHARDS
 from headrace.db import packs, pauses, workers
 from headrace.db.engine import Database
 from headrace.db.tables import now
@@ -97,6 +98,21 @@ class TestWorkers:
         with table.database.write() as connection:
             workers.draining(connection, worker)
         assert only(doctor.check_workers(table.database)).level is WARNING
+
+    def test_a_dataset_waits_for_its_pool_s_workers(self, table: JobTable) -> None:
+        (id,) = table.queue(pool="default" + PLANS)
+        table.due_in(id, -100_000)
+        table.queue(2, pool="default" + SHARDS)
+        finding = only(doctor.check_workers(table.database))
+        assert (finding.level, "--pool default`" in finding.mend) == (PROBLEM, True)
+        assert "pool default: " in finding.what
+        assert "0 jobs due, 3 shards or plans of datasets due" in finding.what
+        ready(table)
+        assert only(doctor.check_workers(table.database)).level is OK
+        with table.database.write() as connection:
+            pauses.pause(connection, "pool:default", by="me", reason="")
+        told = [finding.what for finding in doctor.check_workers(table.database)]
+        assert told[0] == "pool default: 1 of 1 workers ready, 0 jobs due"
 
     def test_a_job_that_waits_for_too_long(self, table: JobTable) -> None:
         ready(table)

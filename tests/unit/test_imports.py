@@ -9,6 +9,9 @@ import headrace
 
 PUBLIC = [
     "Client",
+    "Dataset",
+    "DatasetId",
+    "DatasetState",
     "Done",
     "Failed",
     "Job",
