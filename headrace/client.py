@@ -23,6 +23,7 @@ from headrace.dataset import DatasetId
 from headrace.dataset_client import DatasetCalls
 from headrace.errors import InvalidInput, JobUnfinished, WaitTimeout
 from headrace.job import Job, JobId, JobState, Pause, Priority
+from headrace.schedule_calls import ScheduleCalls
 from headrace.transport import (
     Filter,
     Page,
@@ -262,6 +263,11 @@ class Client(DatasetCalls):
     def pauses(self) -> Pauses:
         """What is paused, oldest first."""
         return self._transport.pauses()
+
+    @property
+    def schedules(self) -> ScheduleCalls:
+        """Datasets that run once per date."""
+        return ScheduleCalls(self._transport.schedules, self._tenant, _whoami)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -14,6 +14,8 @@
     ├── JobNotEnded             a job that is to be deleted still waits or runs
     ├── JobNotFound
     ├── ModelNotFound
+    ├── ScheduleExists
+    ├── ScheduleNotFound
     ├── JobError                the job has no result
     │   ├── JobUnfinished       not yet, anyway
     │   ├── JobFailed
@@ -172,6 +174,24 @@ class JobNotEnded(HeadraceError):
             f"job {job_id} is {state}; cancel it first (`headrace cancel`), then delete it"
         )
         self.job_id = job_id
+
+
+class ScheduleNotFound(HeadraceError, LookupError):
+    """There is no schedule of that name."""
+
+    code = "schedule_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no schedule {name!r}; `headrace schedules list` shows them")
+
+
+class ScheduleExists(HeadraceError):
+    """There is a schedule of that name already."""
+
+    code = "schedule_exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a schedule {name!r}; edit it, or remove it first")
 
 
 class ModelNotFound(HeadraceError, LookupError):

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NewType
+from typing import Any, NewType, Protocol
 
 from headrace.dataset import DatasetId
 from headrace.job import ErrorInfo
@@ -108,3 +108,91 @@ class Schedule:
     paused_at: datetime | None = None
     paused_by: str | None = None
     last: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upcoming:
+    """A date to come, or to fill in, and its files. taken: there is a run for them already."""
+
+    date: datetime
+    input: str
+    output: str
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What applying a file does to one schedule. fields: what was, and what is to be.
+
+    what: ``add``, ``edit``, ``remove`` or ``keep``, the last for one that the file does not name.
+    """
+
+    name: str
+    what: str
+    fields: Mapping[str, tuple[Any, Any]]
+
+
+class Schedules(Protocol):
+    """Calls about the schedules of a tenant. Thread-safe.
+
+    fields: those of `headrace.schedules.spec.Spec`, as plain values. Every call may raise an
+    Unavailable error; those with a name raise ScheduleNotFound.
+    """
+
+    def add(self, tenant: str, name: str, fields: Mapping[str, Any], by: str) -> Schedule:
+        """Run it from now on. Raises InvalidInput, ModelNotFound, ScheduleExists."""
+        ...
+
+    def edit(self, tenant: str, name: str, fields: Mapping[str, Any], by: str) -> Schedule:
+        """From now on have some fields be others; None takes one back to its default."""
+        ...
+
+    def apply(
+        self,
+        tenant: str,
+        wanted: Mapping[str, Mapping[str, Any]],
+        by: str,
+        *,
+        prune: bool,
+        dry_run: bool,
+    ) -> list[Change]:
+        """Have the schedules be these, all or none; others go only with `prune`."""
+        ...
+
+    def every(self, tenant: str) -> list[Schedule]:
+        """All of them, by name."""
+        ...
+
+    def next(self, tenant: str, name: str, count: int) -> list[Upcoming]:
+        """The dates to come."""
+        ...
+
+    def pause(self, tenant: str, name: str, by: str) -> None:
+        """Plan and start none of its runs for now; what runs goes on."""
+        ...
+
+    def resume(self, tenant: str, name: str, skip_missed: bool) -> bool:
+        """Undo that; False where it was not paused. What was missed is up to its `catch_up`."""
+        ...
+
+    def run(self, tenant: str, name: str, date: str | None) -> Run:
+        """Run a date, or the last one, now: once more where it has run. Raises InvalidInput."""
+        ...
+
+    def backfill(
+        self, tenant: str, name: str, first: str, last: str, at_a_time: int, dry_run: bool
+    ) -> list[Upcoming]:
+        """Run the dates of a time that have no run yet, some at a time."""
+        ...
+
+    def cancel(self, tenant: str, name: str, date: str, number: int | None) -> bool:
+        """End a run, the last of its date unless said; False where it had ended."""
+        ...
+
+    def remove(self, tenant: str, name: str) -> None:
+        """Make no more runs; what runs goes on, and the history stays."""
+        ...
+
+    def history(self, tenant: str, name: str, limit: int) -> list[Run]:
+        """Its runs, newest date first."""
+        ...

@@ -42,6 +42,7 @@ from headrace.knocks import Knocks
 from headrace.news import News
 from headrace.registry.versions import parse_ref
 from headrace.rings import ring_due
+from headrace.scheduling import Scheduling
 from headrace.settings import Settings
 from headrace.storage import ObjectStore
 from headrace.storage.digests import sha256
@@ -66,6 +67,7 @@ class Service(DatasetService):
         super().__init__(database, store, bell, settings)
         self._news = News(database)
         self._knocks = Knocks()
+        self.schedules = Scheduling(database, self._catalog)
 
     def submit(self, submission: Submission) -> list[JobId]:
         """Queue the jobs, all or none, and ring for them."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from headrace.dataset import Dataset, DatasetId, DatasetState, Spec
 from headrace.errors import InvalidInput
 from headrace.job import Job, JobId, JobState, Pause, Priority
+from headrace.schedule import Schedules
 
 Result = dict[str, Any]
 """A job's outputs by name: numpy arrays, bytes, str, JSON values."""
@@ -176,6 +177,11 @@ class Transport(DatasetTransport, Protocol):
 
     def pauses(self) -> list[Pause]:
         """What is paused, oldest first."""
+        ...
+
+    @property
+    def schedules(self) -> Schedules:
+        """The calls about schedules."""
         ...
 
     def close(self) -> None:

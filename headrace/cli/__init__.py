@@ -28,6 +28,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "pause": ("headrace.cli.pauses:pause", "Have no worker begin a model's or a pool's jobs."),
     "resume": ("headrace.cli.pauses:resume", "Undo a pause."),
     "paused": ("headrace.cli.pauses:paused", "List what is paused, by whom and why."),
+    "schedules": ("headrace.cli.schedules:schedules", "Run datasets once per date."),
     "models": ("headrace.cli.models:models", "Make, check and register model packages."),
     "up": ("headrace.cli.stack:up", "Start Redis, workers and Flower on this host."),
     "worker": ("headrace.cli.worker:worker", "Take jobs of a pool, supervised."),

@@ -20,6 +20,8 @@ from headrace.job import ErrorInfo
 from headrace.schedule import ACTIVE, Run, RunState, ScheduleId, Trigger
 
 _ACTIVE = runs.c.state.in_(sorted(state.value for state in ACTIVE))
+_PARAMETERS = 1000
+"""Of one statement: SQLite may have a limit."""
 _BACKFILL = runs.c.trigger == Trigger.BACKFILL.value
 
 
@@ -116,6 +118,12 @@ def cancel(
     return _cancel(connection, which if backfills else which & sa.not_(_BACKFILL), at, why)
 
 
+def cancel_waiting(connection: sa.Connection, schedule: ScheduleId, at: float, why: str) -> int:
+    """Likewise, but what runs goes on."""
+    waits = runs.c.state == RunState.WAITING.value
+    return _cancel(connection, waits & (runs.c.schedule_id == schedule), at, why)
+
+
 def cancel_one(connection: sa.Connection, key: Key, at: float, why: str) -> bool:
     """Likewise for one run; False where it is over."""
     return _cancel(connection, _ACTIVE & _is(key), at, why) == 1
@@ -185,6 +193,18 @@ def of_output(connection: sa.Connection, schedule: ScheduleId, output: str) -> l
         .order_by(runs.c.number)
     )
     return [run_of(row) for row in connection.execute(statement)]
+
+
+def taken(connection: sa.Connection, schedule: ScheduleId, outputs: Sequence[str]) -> set[str]:
+    """Those of the folders that a run writes to, or wrote."""
+    found: set[str] = set()
+    for start in range(0, len(outputs), _PARAMETERS):
+        some = outputs[start : start + _PARAMETERS]
+        statement = sa.select(runs.c.output).where(
+            runs.c.schedule_id == schedule, runs.c.output.in_(some)
+        )
+        found.update(connection.execute(statement).scalars())
+    return found
 
 
 def history(

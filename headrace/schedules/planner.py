@@ -60,7 +60,7 @@ def plan(versions: Sequence[Version], decided: datetime, now: datetime, active: 
     """
     spec = _in_force(versions, now).spec
     if spec.catch_up == "all":
-        found = list(itertools.islice(_dates(versions, decided, now), AT_ONCE))
+        found = list(itertools.islice(dates(versions, decided, now), AT_ONCE))
         reached = found[-1].date if len(found) == AT_ONCE else now
     else:
         last = _latest(versions, decided, now)
@@ -81,14 +81,14 @@ def plan(versions: Sequence[Version], decided: datetime, now: datetime, active: 
 
 def upcoming(versions: Sequence[Version], after: datetime) -> datetime | None:
     """The next date after `after`."""
-    return next((due.date for due in _dates(versions, after, None)), None)
+    return next((due.date for due in dates(versions, after, None)), None)
 
 
 def _in_force(versions: Sequence[Version], at: datetime) -> Version:
     return next((v for v in reversed(versions) if v.since <= at), versions[0])
 
 
-def _dates(versions: Sequence[Version], after: datetime, until: datetime | None) -> Iterator[Due]:
+def dates(versions: Sequence[Version], after: datetime, until: datetime | None) -> Iterator[Due]:
     """Every date after `after`, up to and with `until`, by the version that held then."""
     for version, end in _spans(versions):
         for date in cron.dates(version.spec.cron, version.spec.zone, max(after, version.since)):

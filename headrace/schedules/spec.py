@@ -130,6 +130,11 @@ def check(spec: Spec, now: datetime) -> None:
         seen[folder] = local
 
 
+def latest(spec: Spec, until: datetime) -> datetime | None:
+    """The last date of it, not after `until`."""
+    return crons.latest(spec.cron, spec.zone, until)
+
+
 def seconds(duration: str) -> float:
     """Of a `Duration`."""
     match = _DURATION.fullmatch(duration)
