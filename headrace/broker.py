@@ -25,6 +25,9 @@ PREDICT = "headrace.predict"
 SWEEP = "headrace.sweep"
 """The task that does what the supervisors' timers do, for when no worker is alive."""
 
+NIGHTLY = "headrace.nightly"
+"""The task that ticks the schedules, for when no worker is alive."""
+
 _MAX_TICKETS = 256
 _CONNECT_SECONDS = 5.0
 _REDIS_SECONDS = 30.0

@@ -46,10 +46,27 @@ class DatasetService:
         """Queue a dataset, or have the one go on that was submitted like this before."""
         from headrace.datasets import request
 
+        new = self.checked(submission)
+        output = new.spec.output
+        held = self.database.ask(lambda connection: datasets.by_output(connection, output))
+        if held is not None:
+            return self._submitted_before(held, new)
+        request.check_output(output, self.settings)
+        try:
+            retrying(lambda: self._insert_dataset(new))
+        except DatasetExists as exists:
+            return self._submitted_before(self.dataset(DatasetId(exists.dataset_id)), new)
+        self.ring(new)
+        return new.id
+
+    def checked(self, submission: DatasetSubmission) -> NewDataset:
+        """What to insert for it. Raises InvalidInput, ModelNotFound."""
+        from headrace.datasets import request
+
         version = self._catalog.find(submission.model)
         spec = request.checked(submission.spec, version.manifest.signature, self.store.url)
         deadline, deadline_in = deadline_of(submission.deadline)
-        new = NewDataset(
+        return NewDataset(
             id=DatasetId(str(uuid_utils.uuid7())),
             tenant=submission.tenant,
             pool=version.manifest.pool,
@@ -60,16 +77,6 @@ class DatasetService:
             deadline_in=deadline_in,
             plan_job=_new_job(),
         )
-        held = self.database.ask(lambda connection: datasets.by_output(connection, spec.output))
-        if held is not None:
-            return self._submitted_before(held, new)
-        request.check_output(spec.output, self.settings)
-        try:
-            retrying(lambda: self._insert_dataset(new))
-        except DatasetExists as exists:
-            return self._submitted_before(self.dataset(DatasetId(exists.dataset_id)), new)
-        self._ring(new)
-        return new.id
 
     def dataset(self, id: DatasetId) -> Dataset:
         """The dataset, with its counts."""
@@ -101,18 +108,18 @@ class DatasetService:
         from headrace.datasets import closing
 
         dataset = self.dataset(id)
-        if not dataset.state.ended or _cut_short(dataset):
+        if not dataset.state.ended or cut_short(dataset):
             raise DatasetNotEnded(id, dataset.state)
         if not dataset.failed:
             return False
         closing.reopen(dataset, self.settings)
-        return self._begin(_again(dataset), datasets.run_failed)
+        return self._begin(again_of(dataset), datasets.run_failed)
 
     def _submitted_before(self, held: Dataset, new: NewDataset) -> DatasetId:
         """Have it go on, where it was cut short."""
         if (held.tenant, held.model, held.spec) != (new.tenant, new.model, new.spec):
             raise DatasetExists(new.spec.output, held.id)
-        if _cut_short(held):
+        if cut_short(held):
             self._close(held.id)
             self._begin(replace(new, id=held.id), datasets.go_on)
         return held.id
@@ -121,7 +128,7 @@ class DatasetService:
         with self.database.write() as connection:
             begun = step(connection, again)
         if begun:
-            self._ring(again)
+            self.ring(again)
         return begun
 
     def _insert_dataset(self, new: NewDataset) -> None:
@@ -133,18 +140,20 @@ class DatasetService:
 
         closing.close(self.database, self.settings, id)
 
-    def _ring(self, new: NewDataset) -> None:
+    def ring(self, new: NewDataset) -> None:
+        """For its plan; a broker that does not answer is left alone."""
         self._bell.ring(new.model, new.pool, new.priority, [new.plan_job], 1)
 
 
-def _cut_short(dataset: Dataset) -> bool:
+def cut_short(dataset: Dataset) -> bool:
     """Whether it ended, but not because all of its records were done."""
     return dataset.state.ended and (
         dataset.error is not None or dataset.state is DatasetState.CANCELLED
     )
 
 
-def _again(dataset: Dataset) -> NewDataset:
+def again_of(dataset: Dataset) -> NewDataset:
+    """To have it go on, or what failed of it run again."""
     return NewDataset(
         dataset.id,
         dataset.tenant,

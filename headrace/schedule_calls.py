@@ -13,8 +13,9 @@ with Client() as client:
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,11 @@ class ScheduleCalls:
 
         Raises InvalidInput (nothing is stored), ModelNotFound, ScheduleExists.
         """
-        return self._schedules.add(self._tenant, name, fields, self._by())
+        return self._schedules.add(self._tenant, name, _absolute(fields), self._by())
 
     def edit(self, name: str, **fields: Any) -> Schedule:
         """From now on have some fields be others; None takes one back to its default."""
-        return self._schedules.edit(self._tenant, name, fields, self._by())
+        return self._schedules.edit(self._tenant, name, _absolute(fields), self._by())
 
     def apply(
         self, path: str | Path, *, prune: bool = False, dry_run: bool = False
@@ -56,7 +57,7 @@ class ScheduleCalls:
 
         prune: remove those that the file does not name. dry_run: only say.
         """
-        wanted = read_schedules(Path(path))
+        wanted = {name: _absolute(of) for name, of in read_schedules(Path(path)).items()}
         return self._schedules.apply(self._tenant, wanted, self._by(), prune=prune, dry_run=dry_run)
 
     def every(self) -> list[Schedule]:
@@ -126,3 +127,13 @@ def read_schedules(path: Path) -> dict[str, dict[str, Any]]:
 
 def _text(when: Date) -> str:
     return when if isinstance(when, str) else when.isoformat()
+
+
+def _absolute(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker's working directory is another one."""
+    paths = {
+        name: os.path.abspath(fields[name])
+        for name in ("input", "output")
+        if isinstance(fields.get(name), str) and "://" not in fields[name]
+    }
+    return {**fields, **paths}

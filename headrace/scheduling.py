@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -15,13 +15,13 @@ from headrace.db import schedule_runs, schedules
 from headrace.db.engine import Database
 from headrace.db.schedules import StoredSchedule, StoredVersion
 from headrace.errors import InvalidInput, ScheduleExists, ScheduleNotFound
-from headrace.registry.versions import Catalog
 from headrace.schedule import Change, Run, Schedule, ScheduleId, Trigger, Upcoming
 from headrace.schedules import spec as specs
 from headrace.schedules.asking import always, meant, span
+from headrace.schedules.order import Order
 from headrace.schedules.planner import Due, dates, upcoming
 from headrace.schedules.spec import Spec
-from headrace.schedules.ticker import new_run, time, versions_of
+from headrace.schedules.stored import new_run, time, versions_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _MOST = 10_000
@@ -29,11 +29,14 @@ _MOST = 10_000
 
 
 class Scheduling:
-    """Implements `headrace.schedule.Schedules`. Thread-safe."""
+    """Implements `headrace.schedule.Schedules`. Thread-safe.
 
-    def __init__(self, database: Database, catalog: Catalog) -> None:
+    check: whether there can be such a dataset at all. Raises InvalidInput, ModelNotFound.
+    """
+
+    def __init__(self, database: Database, check: Callable[[Order], None]) -> None:
         self._database = database
-        self._catalog = catalog
+        self._check = check
 
     def add(self, tenant: str, name: str, fields: Mapping[str, Any], by: str) -> Schedule:
         """Run it from now on."""
@@ -195,8 +198,9 @@ class Scheduling:
         if not _NAME.fullmatch(name):
             raise InvalidInput("name", f"expected lower case letters, digits, . _ -, got {name!r}")
         spec = specs.parse(fields)
-        specs.check(spec, datetime.now(UTC))
-        self._catalog.find(spec.model)
+        now = datetime.now(UTC)
+        specs.check(spec, now)
+        self._check(spec.order(now))
         return spec
 
     def _add(

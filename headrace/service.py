@@ -18,6 +18,7 @@ import uuid_utils
 from headrace import payload
 from headrace.broker import Bell
 from headrace.dataset import Dataset, DatasetId
+from headrace.dataset_runs import DatasetRuns
 from headrace.dataset_service import DatasetService
 from headrace.db import deletion, jobs, models, packs, pauses, views, workers
 from headrace.db.engine import Database, retrying
@@ -67,7 +68,7 @@ class Service(DatasetService):
         super().__init__(database, store, bell, settings)
         self._news = News(database)
         self._knocks = Knocks()
-        self.schedules = Scheduling(database, self._catalog)
+        self.schedules = Scheduling(database, DatasetRuns(self).check)
 
     def submit(self, submission: Submission) -> list[JobId]:
         """Queue the jobs, all or none, and ring for them."""

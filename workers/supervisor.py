@@ -23,7 +23,7 @@ import uuid_utils
 from headrace.broker import Bell
 from headrace.db import workers
 from headrace.db.engine import Database
-from headrace.errors import DatabaseUnavailable
+from headrace.errors import DatabaseUnavailable, NotInstalled
 from headrace.heartbeat import Heartbeat
 from headrace.job import JobId, WorkerId
 from headrace.settings import Settings
@@ -254,8 +254,8 @@ class Supervisor:
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda number, frame: self._told.append(number))
-        sweeping = threading.Thread(target=self._sweep, name="sweep", daemon=True)
-        sweeping.start()
+        for chore in (self._sweep, self._tick):
+            threading.Thread(target=chore, name=chore.__name__, daemon=True).start()
         try:
             while not self._told:
                 self._look(stopping=False)
@@ -308,3 +308,12 @@ class Supervisor:
         database, store = Database(self._settings.database_url), open_store(self._settings)
         sweeper = Sweeper(database, store, self._settings, Bell(self._settings))
         sweeper.run(threading.Event())
+
+    def _tick(self) -> None:
+        """Look after schedules until the process ends: in a thread, as a sweep is."""
+        try:
+            from headrace.nightly import ticker_of
+        except NotInstalled as error:
+            _log.info("schedules are left to other workers: %s", error)
+            return
+        ticker_of(self._settings).run(threading.Event())

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sa
 
 from headrace.dataset import Dataset, DatasetId
-from headrace.job import Priority
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A dataset to run. options: what else `Client.submit_dataset` takes, by its names."""
-
-    tenant: str
-    model: str
-    input: str
-    output: str
-    priority: Priority
-    deadline: datetime | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+from headrace.schedules.order import Order
 
 
 class Prepared(Protocol):
     """A dataset that is checked, and only needs to be written down."""
 
-    def start(self, connection: sa.Connection) -> DatasetId:
-        """Insert it in the caller's transaction. Raises DatasetExists."""
+    def start(self, connection: sa.Connection) -> DatasetId | None:
+        """Have it run from the caller's commit on; None where it cannot.
+
+        Raises DatasetExists.
+        """
         ...
 
-    def again(self, connection: sa.Connection, id: DatasetId) -> bool:
-        """Have what failed of dataset `id` run again instead; False where it cannot."""
+    def ring(self) -> None:
+        """Tell workers of it, after the commit."""
         ...
 
 
@@ -43,6 +31,10 @@ class Runs(Protocol):
 
     def prepare(self, order: Order) -> Prepared:
         """Check it, outside of any transaction. Raises InvalidInput, ModelNotFound."""
+        ...
+
+    def again(self, id: DatasetId) -> Prepared:
+        """Likewise, to have what failed of a dataset run again, or it go on. Raises as `look`."""
         ...
 
     def look(self, ids: Sequence[DatasetId]) -> Mapping[DatasetId, Dataset]:

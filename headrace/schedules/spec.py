@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from headrace.errors import InvalidInput
 from headrace.job import Priority
 from headrace.schedules import cron as crons
+from headrace.schedules.order import Order
 from headrace.schedules.template import render
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -89,6 +90,16 @@ class Spec(BaseModel):
     def output_at(self, date: datetime) -> str:
         """The folder of that date, in which every run has one of its own; without a slash."""
         return render(self.output, date.astimezone(self.zone), "output").rstrip("/")
+
+    def order(self, date: datetime) -> Order:
+        """The dataset of that date, but for whose it is, and the folder of the run."""
+        return Order(
+            model=self.model,
+            input=self.input_at(date),
+            output=self.output_at(date),
+            priority=self.urgency,
+            options=self.dataset,
+        )
 
     def deadline_at(self, date: datetime) -> datetime | None:
         """When the run of that date is to be done."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import sqlalchemy as sa
 
-from headrace.dataset import DatasetId
 from headrace.db import schedule_runs
 from headrace.db.engine import Database
 from headrace.errors import HeadraceError, Unavailable
 from headrace.schedule import Run, RunState, Trigger
 from headrace.schedules.cases import Case, Clock, cases, end, tell
-from headrace.schedules.runs import Order, Prepared, Runs
+from headrace.schedules.order import Order
+from headrace.schedules.runs import Prepared, Runs
 from headrace.schedules.sensor import Seen, look
 from headrace.settings import Settings
 
@@ -56,10 +57,10 @@ class Starter:
             ):
                 return False  # due as before
         try:
-            if case.run.dataset is None and not self._input_is_there(case, now):
-                return False
-            prepared = self._runs.prepare(_order(case))
-            return self._begin(case, prepared)
+            if case.run.dataset is not None:
+                return self._begin(case, self._runs.again(case.run.dataset), again=1)
+            if self._input_is_there(case, now):
+                return self._begin(case, self._runs.prepare(_order(case)))
         except Unavailable as error:
             _log.warning("%s cannot start, trying again: %s", case, error)
         except HeadraceError as error:
@@ -87,47 +88,31 @@ class Starter:
             self._end(connection, case, state, code, why, self._clock(connection))
         return False
 
-    def _begin(self, case: Case, prepared: Prepared) -> bool:
-        """The run gets its dataset, or what failed of that runs again: in one transaction."""
+    def _begin(self, case: Case, prepared: Prepared, again: int = 0) -> bool:
+        """The run gets its dataset, or that runs again: in one transaction."""
         with self._database.write() as connection:
             now = self._clock(connection)
             if not self._has_room(connection, case.run):
                 schedule_runs.step(connection, case.key, RunState.WAITING, due_at=now)
                 return False
-            if case.run.dataset is not None:
-                return self._again(connection, case, prepared, case.run.dataset, now)
             begun = schedule_runs.step(
                 connection,
                 case.key,
                 RunState.WAITING,
                 state=RunState.RUNNING.value,
-                started_at=now,
+                started_at=now if case.run.started_at is None else case.run.started_at.timestamp(),
+                attempt=case.run.attempt + again,
             )
-            if begun:
-                id = prepared.start(connection)
-                schedule_runs.step(connection, case.key, RunState.RUNNING, dataset_id=id)
-        return begun
-
-    def _again(
-        self,
-        connection: sa.Connection,
-        case: Case,
-        prepared: Prepared,
-        dataset: DatasetId,
-        now: float,
-    ) -> bool:
-        begun = schedule_runs.step(
-            connection,
-            case.key,
-            RunState.WAITING,
-            state=RunState.RUNNING.value,
-            attempt=case.run.attempt + 1,
-        )
-        if begun and not prepared.again(connection, dataset):
-            why = "what failed of it cannot be run again"
-            self._end(connection, case, RunState.FAILED, "no_retry", why, now, RunState.RUNNING)
-            return False
-        return begun
+            if not begun:
+                return False
+            dataset = prepared.start(connection)
+            if dataset is None:
+                why = "what failed of it cannot be run again"
+                self._end(connection, case, RunState.FAILED, "no_retry", why, now, RunState.RUNNING)
+                return False
+            schedule_runs.step(connection, case.key, RunState.RUNNING, dataset_id=dataset)
+        prepared.ring()
+        return True
 
     def _end(
         self,
@@ -146,12 +131,11 @@ class Starter:
 
 
 def _order(case: Case) -> Order:
-    return Order(
+    run = case.run
+    return replace(
+        case.spec.order(run.date),
         tenant=case.tenant,
-        model=case.spec.model,
-        input=case.run.input,
-        output=case.run.folder,
-        priority=case.spec.urgency,
-        deadline=case.run.deadline,
-        options=case.spec.dataset,
+        input=run.input,
+        output=run.folder,
+        deadline=run.deadline,
     )

@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-
-import sqlalchemy as sa
 
 from headrace.db import schedule_runs, schedules
 from headrace.db.engine import Database
-from headrace.db.schedule_runs import NewRun
-from headrace.db.schedules import StoredSchedule
 from headrace.errors import HeadraceError
-from headrace.schedule import ScheduleId, Trigger
+from headrace.schedule import ScheduleId
+from headrace.schedules.cases import Clock
 from headrace.schedules.closing import Closer
 from headrace.schedules.ending import Ender
-from headrace.schedules.planner import Due, Version, plan
+from headrace.schedules.planner import plan
 from headrace.schedules.runs import Runs
-from headrace.schedules.spec import Spec, seconds
 from headrace.schedules.starting import Starter
+from headrace.schedules.stored import new_run, time, versions_of
 from headrace.schedules.telling import Teller
 from headrace.settings import Settings
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 100
-Clock = Callable[[sa.Connection], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,48 +112,3 @@ class Ticker:
                 next_at=found.next and found.next.timestamp(),
             )
         return made
-
-
-def new_run(
-    id: ScheduleId,
-    due: Due,
-    now: float,
-    trigger: Trigger | None = None,
-    number: int = 1,
-    at_a_time: int | None = None,
-) -> NewRun:
-    """A run of a date, as its version wants it.
-
-    trigger: None for what is planned. A deadline that is over already is none: what is filled in
-    is wanted all the same.
-    """
-    spec = due.version.spec
-    deadline = spec.deadline_at(due.date)
-    return NewRun(
-        schedule=id,
-        date=due.date.timestamp(),
-        number=number,
-        version=due.version.number,
-        trigger=trigger or (Trigger.MISSED if due.missed else Trigger.DUE),
-        input=spec.input_at(due.date),
-        output=spec.output_at(due.date),
-        at_a_time=at_a_time or spec.at_a_time,
-        priority=int(spec.urgency),
-        created_at=now,
-        late_at=now + seconds(spec.late_after) if spec.wait_for is not None else None,
-        deadline=deadline.timestamp() if deadline and deadline.timestamp() > now else None,
-        skipped="the runs before it are not over, and overlap is skip" if due.skip else "",
-    )
-
-
-def versions_of(schedule: StoredSchedule) -> list[Version]:
-    """Its versions, as the planner knows them."""
-    return [
-        Version(version.number, time(version.since), Spec.model_validate_json(version.spec))
-        for version in schedule.versions
-    ]
-
-
-def time(instant: float) -> datetime:
-    """Of Unix seconds."""
-    return datetime.fromtimestamp(instant, UTC)

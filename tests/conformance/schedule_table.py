@@ -21,7 +21,7 @@ from headrace.db.schedules import StoredVersion
 from headrace.job import JobId, ModelKey
 from headrace.schedule import Run, ScheduleId
 from headrace.schedules import spec as specs
-from headrace.schedules.runs import Order
+from headrace.schedules.order import Order
 from headrace.schedules.telling import NotSent, Teller
 from headrace.schedules.ticker import Ticker
 from headrace.settings import Settings
@@ -31,28 +31,32 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 
 @dataclass
 class Prepared:
-    order: Order
-    runs: Datasets
+    """One to insert, or one to run again."""
 
-    def start(self, connection: sa.Connection) -> DatasetId:
-        return datasets.insert(connection, self._new(DatasetId(str(uuid_utils.uuid7()))))
+    new: NewDataset
+    again: bool
 
-    def again(self, connection: sa.Connection, id: DatasetId) -> bool:
-        return datasets.run_failed(connection, self._new(id))
+    def start(self, connection: sa.Connection) -> DatasetId | None:
+        if self.again:
+            return self.new.id if datasets.run_failed(connection, self.new) else None
+        return datasets.insert(connection, self.new)
 
-    def _new(self, id: DatasetId) -> NewDataset:
-        order, deadline = self.order, self.order.deadline
-        return NewDataset(
-            id,
-            order.tenant,
-            "default",
-            ModelKey(order.model, 1),
-            order.priority,
-            Spec(order.input, order.output),
-            deadline and deadline.timestamp(),
-            None,
-            JobId(str(uuid_utils.uuid7())),
-        )
+    def ring(self) -> None:
+        """There is no worker."""
+
+
+def new_dataset(order: Order, id: str | None = None) -> NewDataset:
+    return NewDataset(
+        DatasetId(id or str(uuid_utils.uuid7())),
+        order.tenant,
+        "default",
+        ModelKey(order.model, 1),
+        order.priority,
+        Spec(order.input, order.output),
+        order.deadline and order.deadline.timestamp(),
+        None,
+        JobId(str(uuid_utils.uuid7())),
+    )
 
 
 @dataclass
@@ -65,7 +69,12 @@ class Datasets:
     def prepare(self, order: Order) -> Prepared:
         if error := self.refused.get(order.model):
             raise error
-        return Prepared(order, self)
+        return Prepared(new_dataset(order), again=False)
+
+    def again(self, id: DatasetId) -> Prepared:
+        dataset = self.look([id])[id]
+        order = Order("m", dataset.spec.input, dataset.spec.output, dataset.priority)
+        return Prepared(new_dataset(order, id), again=True)
 
     def look(self, ids: Sequence[DatasetId]) -> Mapping[DatasetId, Dataset]:
         with self.database.read() as connection:

@@ -68,7 +68,7 @@ def test_what_is_added_is_listed_with_its_next_dates(client: Client, fields) -> 
     ("wrong", "error"),
     [
         ({"cron": "never"}, InvalidInput),
-        ({"output": "out"}, InvalidInput),
+        ({"output": "/out"}, InvalidInput),
         ({"model": "nothing"}, ModelNotFound),
         ({"tz": None}, InvalidInput),
     ],
@@ -115,8 +115,7 @@ def test_a_file_is_applied_with_a_diff(client: Client, fields, tmp_path: Path) -
     path = tmp_path / "schedules.toml"
     text = "\n".join(f"{key} = '{value}'" for key, value in fields.items())
     path.write_text(
-        f"version = 1\n[schedules.nightly]\n{text}\nretries = 2\n"
-        f"[schedules.hourly]\n{text}\n"
+        f"version = 1\n[schedules.nightly]\n{text}\nretries = 2\n[schedules.hourly]\n{text}\n"
     )
     said = client.schedules.apply(path, dry_run=True)
     assert [(each.name, each.what) for each in said] == [
@@ -218,12 +217,12 @@ def test_a_date_that_is_none_is_refused(client: Client, fields, date: str) -> No
 
 
 def test_of_an_hourly_schedule_a_day_is_not_enough(client: Client, fields) -> None:
-    hourly = {"cron": "0 * * * *", "output": "out/{date:%Y-%m-%dT%H%z}"}
+    hourly = {"cron": "0 * * * *", "output": "/out/{date:%Y-%m-%dT%H%z}"}
     client.schedules.add("hourly", **fields | hourly)
     with pytest.raises(InvalidInput, match="more than once"):
         client.schedules.run("hourly", "2026-03-10")
     run = client.schedules.run("hourly", "2026-03-10T05:00")
-    assert run.output == "out/2026-03-10T05+0100"
+    assert run.output == "/out/2026-03-10T05+0100"
 
 
 def test_a_backfill_makes_what_is_not_there_and_runs_some_at_a_time(
