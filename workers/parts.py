@@ -79,6 +79,9 @@ class Parts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # pyarrow ends a file when it lets go of it, whether anybody wants it or not.
+        self._part.closed = True
+        self._writing.__exit__(kind, error, trace)
         self._files.__exit__(kind, error, trace)
 
     def write(self, window: Window) -> None:
@@ -125,13 +128,16 @@ class Parts:
 
 
 class _Patient:
-    """An output that waits for a store which is away."""
+    """An output that waits for a store which is away. closed: what comes now is for nobody."""
 
     def __init__(self, output: Output, look: Callable[[], None]) -> None:
+        self.closed = False
         self._output = output
         self._look = look
 
     def write(self, data: bytes) -> int:
+        if self.closed:
+            return len(data)
         try:
             return self._output.write(data)
         except StoreUnavailable:
