@@ -105,9 +105,8 @@ def typed(
     fields = {name: found.field(name) for name in columns.names}
     if format is Format.JSONL:
         for field in signature.inputs:
-            kind, names = arrow_type(field), columns.inputs[field.name]
-            for _ in field.shape if len(names) > 1 else ():
-                kind = kind.value_type
+            names = columns.inputs[field.name]
+            kind = _json_type(field, found.field(names[0]).type, len(names))
             metadata = JSON if field.dtype == "json" else None
             for name in names:
                 fields[name] = pa.field(name, kind, metadata=metadata)
@@ -151,6 +150,25 @@ def _inputs(signature: Signature, columns: Columns, table: pa.Table) -> dict[str
                 raise InvalidInput(field.name, f"dimension {name!r} differs from another field's")
         inputs[field.name] = values
     return inputs
+
+
+def _json_type(field: Field, found: pa.DataType, columns: int) -> pa.DataType:
+    """What a value of `field` is read as from JSON lines whose first ones look like `found`."""
+    kind = arrow_type(field)
+    levels = len(field.shape)
+    if columns > 1:
+        wanted = 0
+    elif all(isinstance(size, int) for size in field.shape) and _levels(found) == 1:
+        wanted = min(levels, 1)  # all of its numbers in one list
+    else:
+        wanted = levels
+    for _ in range(levels - wanted):
+        kind = kind.value_type
+    return kind
+
+
+def _levels(kind: pa.DataType) -> int:
+    return 1 + _levels(kind.value_type) if pa.types.is_list(kind) else 0
 
 
 def _joined(parts: list[Values]) -> Values:

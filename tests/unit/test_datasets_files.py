@@ -184,6 +184,22 @@ def test_a_bad_line_is_told_by_its_number(tmp_path, settings, name, size) -> Non
     assert rejects[4].message == "record: expected one JSON object a line"
 
 
+@pytest.mark.parametrize("value", [[0, 1, 2.5, 3], [[0, 1], [2.5, 3]]], ids=["flat", "nested"])
+def test_json_lines_hold_a_tensor_flat_or_nested(tmp_path, settings, value) -> None:
+    signature = Signature((Field("x", "float32", (2, 2)),), (Field("y", "float64"),))
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"x": x}) + "\n" for x in ([1], value, value)))
+    [file] = find(str(path), settings)
+    found = shards.columns(file, settings)
+    columns = choose(signature, found.names, file.uri)
+    schema = typed(signature, columns, found, Format.JSONL, file.uri)
+    [shard] = shards.cut(file, 10, settings)
+    [rows] = shards.read(shard, schema, settings)
+    records = convert(signature, columns, rows)
+    assert records.inputs["x"].tolist() == [[[0, 1], [2.5, 3]]] * 2
+    assert [reject.number for reject in records.rejects] == [0]
+
+
 def test_text_that_is_no_utf8_is_a_bad_row(tmp_path, settings) -> None:
     (tmp_path / "in.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n{"text": "b"}\n')
     [file] = find(str(tmp_path / "in.jsonl"), settings)
