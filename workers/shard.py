@@ -118,6 +118,7 @@ class ShardRun:
         row, source = self._row, self._source
         signature = self._manifest.signature
         parts = Parts(row, signature, source.reading, self._settings, self._look)
+        self._turns.admit(self._unit.id)
         try:
             with parts, self._copies or nullcontext():
                 if self._trail is not None:

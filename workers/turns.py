@@ -22,6 +22,7 @@ class Turns:
         self._changed = threading.Condition()
         self._batches: deque[tuple[Batch, float]] = deque()
         self._blocks: deque[Block] = deque()
+        self._admitted: set[JobId] = set()
         self._block_was_last = False
         self._stopping = False
 
@@ -31,15 +32,21 @@ class Turns:
             self._batches.append((batch, time.monotonic()))
             self._changed.notify()
 
-    def put_blocks(self, blocks: Iterable[Block]) -> None:
-        """Let blocks run, in this order."""
+    def admit(self, job: JobId) -> None:
+        """Blocks of this shard may come."""
         with self._changed:
-            self._blocks.extend(blocks)
+            self._admitted.add(job)
+
+    def put_blocks(self, blocks: Iterable[Block]) -> None:
+        """Let blocks run, in this order, unless they are of a shard that was revoked."""
+        with self._changed:
+            self._blocks.extend(block for block in blocks if block.job in self._admitted)
             self._changed.notify()
 
     def revoke(self, job: JobId) -> None:
-        """Blocks of this shard that have not begun will not run."""
+        """No block of this shard runs any more, but the one that does."""
         with self._changed:
+            self._admitted.discard(job)
             self._blocks = deque(block for block in self._blocks if block.job != job)
 
     def stop(self) -> None:

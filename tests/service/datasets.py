@@ -72,7 +72,7 @@ class Run:
     def wait(self) -> Dataset:
         """Until it has ended, and its manifest is written."""
         eventually("the dataset ends", lambda: self.now().state.ended)
-        assert (self.output / "_manifest.json").exists()
+        eventually("its manifest is there", (self.output / "_manifest.json").exists)
         return self.now()
 
     def results(self) -> list[dict[str, Any]]:

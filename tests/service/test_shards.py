@@ -1,5 +1,6 @@
 """Shards in a worker: every row has one result or one error, whatever it does to the worker."""
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -148,6 +149,19 @@ def test_failed_records_run_again_and_only_they(worker: Rig) -> None:
     assert [(error["row"], error["code"]) for error in run.errors()] == [(70, "unfit")]
     assert sorted(row["row"] for row in run.results()) == [n for n in range(90) if n != 70]
     assert notes.read_text() == ran
+
+
+def test_an_input_that_changes_fails_the_dataset_and_publishes_nothing(worker: Rig) -> None:
+    begun = worker.folder / "changing"
+    run = Run(worker, "changed", [f"until {begun}", *["double"] * 800], shard_rows=1000)
+    eventually("its first block runs", begun.with_name("changing.begun").exists)
+    os.utime(worker.folder / "changed.parquet", ns=(0, 0))
+    begun.touch()
+    ended = run.wait()
+    assert ended.error is not None
+    assert (ended.state, ended.error.code) == ("failed", "input_changed")
+    assert not run.results()
+    assert not list(run.output.glob(".*"))
 
 
 def test_a_drain_gives_the_shard_back_within_a_batch(worker: Rig) -> None:

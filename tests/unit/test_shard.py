@@ -18,11 +18,13 @@ from headrace.datasets.reading import reading_of
 from headrace.datasets.shards import Shard
 from headrace.db.shards import ShardRow
 from headrace.db.units import Unit
+from headrace.errors import StoreUnavailable
 from headrace.job import JobId, ModelKey, Outcome, Priority
 from headrace.registry.manifest import Batching, Manifest, ModelVersion
 from headrace.runtimes.collated import Answer, Collated, collate, cut_back
 from headrace.settings import Settings
 from headrace.signature import Field, Record, Signature
+from workers import parts
 from workers.ahead import Source
 from workers.infer import Infer
 from workers.parts import Written
@@ -234,3 +236,48 @@ def test_a_shard_that_kills_without_a_row_ends(bench: Bench) -> None:
     with pytest.raises(Quarantined, match="3 workers died"):
         bench.run(Sums(), trail=trail, suspect=True)
     assert not list((bench.folder / "out").iterdir())
+
+
+class Away:
+    """An output whose store answers every second time."""
+
+    keeps = True
+
+    def __init__(self) -> None:
+        self.data, self.calls, self.kept = b"", 0, b""
+
+    def write(self, data: bytes) -> int:
+        self.kept += data
+        self._answer()
+        self.data, self.kept = self.data + self.kept, b""
+        return len(data)
+
+    def seal(self) -> str:
+        self._answer()
+        return "sealed"
+
+    def _answer(self) -> None:
+        self.calls += 1
+        if self.calls % 2:
+            raise StoreUnavailable("away")
+
+
+def test_a_store_that_comes_back_gets_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_PAUSE", 0.0)
+    away, looks = Away(), []
+    patient = parts._Patient(away, lambda: looks.append(1))  # type: ignore[arg-type]
+    assert [patient.write(data) for data in (b"one", b"two")] == [3, 3]
+    assert patient.seal() == "sealed"
+    assert away.data == b"onetwo"
+    assert looks  # while it waited
+
+
+def test_a_store_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_PAUSE", 0.0)
+    monkeypatch.setattr(parts, "_PATIENCE", 0.0)
+
+    def away() -> None:
+        raise StoreUnavailable("away")
+
+    with pytest.raises(StoreUnavailable):
+        parts.patiently(away, lambda: None)

@@ -42,6 +42,7 @@ def test_urgent_jobs_go_first_and_others_take_turns(
     jobs: Priority, shard: Priority, expected: str
 ) -> None:
     turns = Turns()
+    turns.admit(JobId("shard"))
     for _ in range(3):
         turns.put(batch(jobs))
     turns.put_blocks([block(priority=shard) for _ in range(3)])
@@ -52,8 +53,11 @@ def test_urgent_jobs_go_first_and_others_take_turns(
 
 def test_what_is_revoked_does_not_run() -> None:
     turns = Turns()
+    turns.admit(JobId("a"))
+    turns.admit(JobId("b"))
     turns.put_blocks([block("a"), block("b"), block("a")])
     turns.revoke(JobId("a"))
+    turns.put_blocks([block("a")])  # by a reader that was at it
     turn: Any = turns.next()
     assert turn.job == "b"
     assert order(turns) == ""
