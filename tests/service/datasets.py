@@ -14,6 +14,8 @@ import sqlalchemy as sa
 import uuid_utils
 
 from headrace.dataset import Dataset, DatasetId, Spec
+from headrace.datasets.formats import of_name
+from headrace.datasets.writing import open_writer
 from headrace.db import datasets
 from headrace.db.dataset_tables import shards
 from headrace.db.datasets import NewDataset
@@ -34,14 +36,20 @@ class Run:
         model: str = "echo",
         priority: Priority = Priority.BULK,
         values: Sequence[int] = (),
+        end: str = "parquet",
         **spec: Any,
     ) -> None:
         self.rig = rig
         self.output = rig.folder / name
-        source = rig.folder / f"{name}.parquet"
         if not isinstance(ops, pa.Table):
             ops = pa.table({"op": list(ops), "value": list(values or range(len(ops)))})
-        pq.write_table(ops, source, row_group_size=50)
+        source = rig.folder / f"{name}.{end}"
+        with source.open("wb") as sink:
+            if end == "parquet":
+                pq.write_table(ops, sink, row_group_size=50)
+            else:
+                with open_writer(sink, ops.schema, *of_name(source.name)) as writer:
+                    writer.write_table(ops)
         self.id = DatasetId(str(uuid_utils.uuid7()))
         self._new = NewDataset(
             self.id,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from headrace.db import datasets
@@ -44,6 +45,7 @@ def worker(
     ) as worker:
         worker.push("echo", max_records=16)
         worker.push_package(blobs(folder / "blobs"))
+        worker.push("unmeasured", max_records=4)
         worker.start()
         yield worker
 
@@ -64,6 +66,14 @@ def test_results_are_in_the_inputs_order_whatever_fails(worker: Rig) -> None:
     ]
     assert len(run.paths("part-*")) > 1
     assert (run.output / "_SUCCESS").exists()
+
+
+def test_a_first_shard_tells_how_large_the_others_are(worker: Rig) -> None:
+    """And a file that nobody can enter in the middle is laid down in pieces, which go again."""
+    run = Run(worker, "pilot", ["double"] * 2000, model="unmeasured", end="csv.gz")
+    assert run.wait().succeeded == 2000
+    assert [pq.read_metadata(path).num_rows for path in run.paths("part-*")] == [256, 1744]
+    assert [row["value"] for row in run.results()] == [2 * n for n in range(2000)]
 
 
 def test_a_row_that_always_wants_another_run_fails_at_last(worker: Rig) -> None:
