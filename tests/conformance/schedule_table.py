@@ -22,7 +22,7 @@ from headrace.job import JobId, ModelKey
 from headrace.schedule import Run, ScheduleId
 from headrace.schedules import spec as specs
 from headrace.schedules.order import Order
-from headrace.schedules.telling import NotSent, Teller
+from headrace.schedules.telling import Notifier, NotSent, Teller
 from headrace.schedules.ticker import Ticker
 from headrace.settings import Settings
 
@@ -120,7 +120,10 @@ class Site:
         return self.now.timestamp()
 
     def ticker(self) -> Ticker:
-        teller = Teller(self.database, {"mailto": self.inbox}, self.clock, 0)
+        return self.ticker_with({"mailto": self.inbox})
+
+    def ticker_with(self, notifiers: Mapping[str, Notifier]) -> Ticker:
+        teller = Teller(self.database, notifiers, self.clock, 0)
         return Ticker(self.database, self.runs, teller, self.settings, self.clock)
 
     def tick(self, after: timedelta = timedelta(0)) -> None:
