@@ -123,5 +123,5 @@ def _reason(case: Case, dataset: Dataset) -> tuple[str | None, str | None]:
         said = case.run.error
         return "cancelled", said.message if said else "its dataset was cancelled"
     if dataset.failed:
-        return "records_failed", f"{dataset.failed} of {dataset.total} records failed"
+        return "records_failed", f"{dataset.failed:,} of {dataset.total:,} records failed"
     return None, None

@@ -125,7 +125,7 @@ def _plot(report: Report) -> str:
     usual = median(bar["seconds"] for bar in bars)
     y = _HEIGHT - _HEIGHT * usual / longest
     return (
-        f'<svg viewBox="0 -14 {_WIDTH + 110} {_HEIGHT + 36}" role="img" '
+        f'<svg viewBox="0 -14 {_WIDTH + 150} {_HEIGHT + 36}" role="img" '
         f'aria-label="Durations of the last {len(bars)} runs">{"".join(drawn)}'
         f'<line x1="0" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{_WIDTH + 6}" y="{y + 4:.1f}">median {_duration(usual)}</text>'
@@ -170,7 +170,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 46rem; margin: 2.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 h1 em { font-style: normal; } em.good { color: var(--good); } em.bad { color: var(--bad); }
-.facts { display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; margin: 1.5rem 0; }
+.facts { display: flex; flex-wrap: wrap; gap: 1rem 1.7rem; margin: 1.5rem 0; }
 .facts b { display: block; font-size: 1.3rem; font-weight: 600; }
 .facts span, text, th { color: var(--soft); fill: var(--soft); font-size: .85rem; }
 svg { width: 100%; } text { font-size: 12px; }
