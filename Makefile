@@ -5,12 +5,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test chaos check bench-jobs bench-sweep clean
+.PHONY: help setup demo up test chaos check bench-jobs bench-sweep bench-dataset bench-peers clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 # The stamp is inside the environment, so that removing that removes it too.
 STAMP := $(VENV)/.installed
+PEERS := build/peers
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
@@ -46,6 +47,17 @@ bench-jobs: $(STAMP) ## Measure the job path against plain Celery (half an hour)
 
 bench-sweep: $(STAMP) ## Time what sweeps, doctor and lists ask of a million jobs; build/bench/sweep.json
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)
+
+bench-dataset: $(STAMP) ## Measure datasets against the bare model (40 min); build/bench/dataset.json
+	@$(BIN)/python -m benchmarks.dataset $(ARGS)
+
+bench-peers: $(PEERS)/.installed ## Install Ray Data, for bench-dataset, in an environment of its own
+
+$(PEERS)/.installed: $(STAMP) benchmarks/peers/constraints.txt
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/pip install --quiet -c benchmarks/peers/constraints.txt $(TORCH) $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)')
+	$(PEERS)/bin/pip install --quiet -c benchmarks/peers/constraints.txt 'ray[data]'
+	@touch $@
 
 clean: ## Remove .venv and caches (jobs and results under .headrace stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \

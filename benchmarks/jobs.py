@@ -24,9 +24,8 @@ import sqlalchemy as sa
 from celery import Celery
 
 from benchmarks import model, naive, noop
-from benchmarks.rig import ROOT, Rig, environ, rig, wait_for
+from benchmarks.rig import ROOT, Rig, environ, rig, stats, wait_for
 from headrace import Client
-from headrace.broker import make_app
 from headrace.db import views
 from headrace.registry.package import read_package
 from headrace.service import Service
@@ -176,12 +175,11 @@ def workers(on: Rig, broker: str, package: Path, rounds: int, seconds: float) ->
 def stations(on: Rig, broker: str, package: Path, rounds: int, seconds: float) -> Iterator[Row]:
     """What each station costs: processor time per job, in batches of 64."""
     with on.headrace(broker, "local", package) as service, Client(transport=service) as client:
-        app = make_app(load_settings(), socket_timeout=10)
         with on.worker(service):
             _run_many(client, 4096)
-            before = _stats(app)
+            before = stats()
             _run_many(client, 16 * _CHUNK)
-            after = _stats(app)
+            after = stats()
         done = after["jobs"] - before["jobs"]
         size = done / (after["batches"] - before["batches"])
         yield _figure("records per batch", [size], "records_per_batch")
@@ -279,12 +277,6 @@ def _counted(service: Service) -> Iterator[list[int]]:
         yield count
     finally:
         sa.event.remove(service.database.engine, "before_cursor_execute", one_more)
-
-
-def _stats(app: Any) -> Any:
-    replies = app.control.inspect(timeout=5).stats()
-    (reply,) = replies.values()
-    return reply["pool"]
 
 
 def _backlog(service: Service) -> int:

@@ -30,8 +30,8 @@ class Handler:
 """
 
 
-def package(directory: Path) -> Package:
-    """The model as a package in `directory`."""
+def package(directory: Path, batching: Batching | None = None) -> Package:
+    """The model as a package in `directory`. batching: as jobs are batched, unless it is said."""
     import torch
 
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def package(directory: Path) -> Package:
         torch.nn.Linear(1024, 10),
     ).eval()
     example = {"input": inputs(4)}
-    return headrace.package_module(layers, example, directory, name=NAME)
+    return headrace.package_module(layers, example, directory, name=NAME, batching=batching)
 
 
 def inputs(count: int) -> npt.NDArray[np.float32]:

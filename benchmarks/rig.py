@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headrace.broker import make_app, queues
 from headrace.direct import connect
@@ -145,6 +146,17 @@ def wait_for(ready: Callable[[], bool], seconds: float = _READY_SECONDS) -> None
         if time.monotonic() > end:
             raise TimeoutError("a benchmark's worker was not ready in time")
         time.sleep(0.02)
+
+
+def stats() -> Any:
+    """What the one worker that there is says of itself."""
+    with make_app(load_settings(), socket_timeout=_READY_SECONDS) as app:
+        inspect = app.control.inspect(timeout=5, limit=1)
+        # One that has just come may not listen yet.
+        while (replies := inspect.stats()) is None:
+            pass
+        (reply,) = replies.values()
+        return reply["pool"]
 
 
 def _forget_tickets(broker: str) -> None:
