@@ -28,7 +28,9 @@ SWEEP = "headrace.sweep"
 NIGHTLY = "headrace.nightly"
 """The task that ticks the schedules, for when no worker is alive."""
 
-_MAX_TICKETS = 256
+_MAX_TICKETS = 16
+"""Of one submission. A ticket costs broker and worker milliseconds, and a worker that is awake
+claims on without; workers that none of them wakes find the work at their next poll."""
 _CONNECT_SECONDS = 5.0
 _REDIS_SECONDS = 30.0
 _log = logging.getLogger(__name__)
@@ -147,7 +149,7 @@ class Bell:
     ) -> bool:
         """Publish a ticket per `batch` of the jobs. Returns whether the broker took them.
 
-        At most a few hundred: enough to wake every worker, who then claim on without tickets.
+        At most 16: each wakes a worker, who then claims on without tickets.
         """
         target = queue(pool, priority)
         some = ids[: batch * _MAX_TICKETS]

@@ -116,15 +116,16 @@ class Rows:
         self.table: sa.FromClause | None = None
         self.c: Mapping[str, sa.ColumnElement[Any]]
         if dialect.name == "postgresql":
-            arrays = [
-                sa.cast(sa.bindparam(self._parameters[column]), sa.ARRAY(type))
-                for column, type in columns.items()
-            ]
-            self.table = (
-                sa.func.unnest(*arrays)
-                .table_valued(*(sa.column(column, type) for column, type in columns.items()))
-                .render_derived(name=f"{name}_rows")
-            )
+            # Selected, not selected from: a function in a FROM has all its rows put aside first,
+            # on disk where they are large.
+            self.table = sa.select(
+                *(
+                    sa.func.unnest(
+                        sa.cast(sa.bindparam(self._parameters[column]), sa.ARRAY(type)), type_=type
+                    ).label(column)
+                    for column, type in columns.items()
+                )
+            ).subquery(f"{name}_rows")
             self.c = dict(self.table.c)
         else:
             self.c = {

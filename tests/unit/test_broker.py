@@ -59,9 +59,9 @@ def test_a_ticket_per_batch(bell: Bell, sent, count: int, batch: int, tickets: i
     assert {t["queue"].name for t in sent} == {"headrace.gpu.high"}
 
 
-def test_no_more_than_a_few_hundred(bell: Bell, sent) -> None:
+def test_no_more_than_are_worth_their_cost(bell: Bell, sent) -> None:
     ring(bell, 100_000, 1)
-    assert len(sent) == 256
+    assert len(sent) == 16
 
 
 def test_a_broker_that_failed_is_left_alone_for_a_while(
