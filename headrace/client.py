@@ -45,6 +45,7 @@ Ids = list[JobId]
 Jobs = list[Job]
 Results = list[Result]
 Pauses = list[Pause]
+Heard = Mapping[JobId, Result]
 Progressed = bool | Callable[[int, int], None]
 """True for a progress bar on stderr, or a function of (jobs done, jobs in all)."""
 
@@ -154,7 +155,7 @@ class Client(DatasetCalls):
         """
         ids = [JobId(jobs)] if isinstance(jobs, str) else list(jobs)
         with _reporter(progress) as report:
-            self._wait(ids, timeout, report, self._transport.ended)
+            self._wait(ids, timeout, report, lambda ids, _: self._transport.ended(ids))
         ended = self._transport.get(ids)
         return ended[0] if isinstance(jobs, str) else ended
 
@@ -166,10 +167,10 @@ class Client(DatasetCalls):
         """
         found: list[Result] = []
 
-        def take(ids: Sequence[JobId]) -> Sequence[JobId]:
+        def take(ids: Sequence[JobId], heard: Heard) -> Container[JobId]:
             """The result is its own answer to whether the job has ended."""
             with suppress(JobUnfinished):
-                found.extend(self._transport.results(ids))
+                found.extend(heard.values() or self._transport.results(ids))
                 return ids
             return ()
 
@@ -179,7 +180,7 @@ class Client(DatasetCalls):
     def results(self, jobs: Sequence[JobId], *, timeout: float | None = 60) -> Results:
         """Likewise for many jobs, in order; the first that has no result raises."""
         ids = list(jobs)
-        self._wait(ids, timeout, _silent, self._transport.ended)
+        self._wait(ids, timeout, _silent, lambda ids, _: self._transport.ended(ids))
         return [_writable(result) for result in self._transport.results(ids)] if ids else []
 
     def cancel(self, jobs: str | Sequence[JobId]) -> Ids:
@@ -312,16 +313,17 @@ class Client(DatasetCalls):
         ids: Sequence[JobId],
         timeout: float | None,
         report: Callable[[int, int], None],
-        ended_of: Callable[[Sequence[JobId]], Container[JobId]],
+        ended_of: Callable[[Sequence[JobId], Heard], Container[JobId]],
     ) -> None:
         pending = list(dict.fromkeys(ids))
         total = len(pending)
         end = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_POLL
         known = False
+        heard: Heard = {}
         while pending:
             asked_at = time.monotonic()
-            ended = ended_of(pending)
+            ended = ended_of(pending, heard)
             now = time.monotonic()
             pending = [id for id in pending if id not in ended]
             report(total - len(pending), total)
@@ -334,7 +336,7 @@ class Client(DatasetCalls):
             if late:
                 raise WaitTimeout(len(pending), total, pending[0], timeout or 0)
             wait = max(pause, _IDLE_PER_ASK * (now - asked_at - _QUICK_ASK))
-            self._transport.listen(pending, wait if end is None else min(wait, end - now))
+            heard = self._transport.listen(pending, wait if end is None else min(wait, end - now))
             pause = min(pause * _POLL_GROWTH, _LAST_POLL)
 
 

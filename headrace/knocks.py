@@ -56,7 +56,7 @@ _IDLE = (
     .limit(1)
     .cte("idle")
 )
-# A transaction of its own, after the commit of the jobs, as all notices are (see `notify`).
+# A transaction of its own, after the commit of the jobs, as all notices are (see `headrace.news`).
 _KNOCK = sa.select(
     sa.func.pg_notify(sa.literal(door(WorkerId(""))).concat(sa.cast(_IDLE.c.id, sa.Text)), ""),
     lazy_commit(),

@@ -111,9 +111,10 @@ class Service(DatasetService):
         """Those of `ids` that are terminal: one question, however many they are."""
         return self.database.ask(lambda connection: views.ended(connection, ids))
 
-    def listen(self, ids: Sequence[JobId], seconds: float) -> None:
+    def listen(self, ids: Sequence[JobId], seconds: float) -> Mapping[JobId, Result]:
         """Let `seconds` pass, or less where one of a few `ids` is heard to have ended."""
-        self._news.wait(ids, seconds)
+        heard = self._news.wait(ids, seconds)
+        return {id: payload.decode(result) for id, result in heard.items()}
 
     def results(self, ids: Sequence[JobId]) -> Iterator[Result]:
         """The jobs' outputs, in order; neighbours in one pack are read together."""

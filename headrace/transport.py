@@ -134,8 +134,11 @@ class Transport(DatasetTransport, Protocol):
         """Those of `ids` that are terminal; unknown ids are left out."""
         ...
 
-    def listen(self, ids: Sequence[JobId], seconds: float) -> None:
-        """Let `seconds` pass, or less where one of `ids` is heard to have ended."""
+    def listen(self, ids: Sequence[JobId], seconds: float) -> Mapping[JobId, Result]:
+        """Let `seconds` pass, or less where one of `ids` is heard to have ended.
+
+        Returns what was heard of their results; that there was nothing says nothing.
+        """
         ...
 
     def results(self, ids: Sequence[JobId]) -> Iterable[Result]:

@@ -7,31 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 
-import sqlalchemy as sa
-
 from headrace.db.engine import Database
-from headrace.db.tables import lazy_commit
 
 _log = logging.getLogger(__name__)
 _ROUND_SECONDS = 0.25
 _RETRY_SECONDS = 5.0
 
 
-def notify(connection: sa.Connection, channel: str, payload: str) -> None:
-    """Tell whoever listens on `channel`; nobody does on SQLite.
-
-    A statement of its own, after the commit of what it tells of: PostgreSQL lets one transaction
-    at a time commit with a notice, and that one should not wait for the disk meanwhile.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_NOTIFY, {"channel": channel, "payload": payload})
-
-
 class Listener:
     """Calls `hear` with each payload, in a thread of its own with a connection of its own.
 
     What is announced while the connection is down is lost, so `hear` may only save its caller
-    a wait. idle: seconds without `listen` after which the connection is let go.
+    a wait. idle: seconds without `listen` after which the connection is let go. listening: whether
+    there is one.
     """
 
     def __init__(
@@ -41,6 +29,7 @@ class Listener:
         self._channel = channel
         self._hear = hear
         self._idle = idle
+        self.listening = False
         self._until = 0.0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -63,21 +52,19 @@ class Listener:
             try:
                 self._hear_all()
             except Exception as error:  # noqa: BLE001  # the driver's: the connection is gone
+                self.listening = False
                 _log.debug("not listening for a while: %s", error)
                 time.sleep(_RETRY_SECONDS)
             with self._lock:
                 if time.monotonic() >= self._until:
+                    self.listening = False
                     self._thread = None
                     return
 
     def _hear_all(self) -> None:
         with self._database.detached() as connection:
             connection.execute(f'LISTEN "{self._channel}"')
+            self.listening = True
             while time.monotonic() < self._until:
                 for notice in connection.notifies(timeout=_ROUND_SECONDS):
                     self._hear(notice.payload)
-
-
-_NOTIFY = sa.select(
-    sa.func.pg_notify(sa.bindparam("channel"), sa.bindparam("payload")), lazy_commit()
-)

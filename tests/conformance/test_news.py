@@ -9,7 +9,7 @@ import pytest
 from headrace.db.engine import Database
 from headrace.job import JobId
 from headrace.news import FEW, News, tell
-from tests.conformance.job_table import JobTable, new_id
+from tests.conformance.job_table import JobTable, failure, new_id, new_pack, success
 
 LONG, SHORT = 20.0, 0.05
 
@@ -60,6 +60,41 @@ class TestOnPostgresql:
     def test_one_of_those_waited_for_ends_the_wait(self, table: JobTable, news: News) -> None:
         mine, other = new_id(), new_id()
         assert hears(table, news, [other, mine], [mine])
+
+    def test_small_results_come_along(self, table: JobTable, news: News) -> None:
+        worker = table.worker()
+        table.queue(3)
+        small, large, failed = table.claim(worker)
+        pack = new_pack(2)
+        table.stage(worker, [small.id, large.id], pack)
+        outcomes = [success(small, pack, b"\0=x"), success(large, pack, b"x" * 3000)]
+        table.finish(worker, [*outcomes, failure(failed)], [pack.id])
+        ids = [small.id, large.id, failed.id]
+        assert hears(table, news, [small.id], ids)
+        announce(table.database, ids)
+        heard: dict[JobId, bytes] = {}
+        while not heard:
+            heard = news.wait(ids, LONG)
+        assert heard == {small.id: b"\0=x"}
+
+    def test_a_notice_is_as_long_as_it_may_be(self, table: JobTable, news: News) -> None:
+        worker = table.worker()
+        table.queue(FEW)
+        units = table.claim(worker)
+        pack = new_pack(FEW)
+        table.stage(worker, [unit.id for unit in units], pack)
+        largest = [success(unit, pack, b"x" * 226) for unit in units]
+        table.finish(worker, largest, [pack.id])
+        ids = [unit.id for unit in units]
+        assert hears(table, news, ids, ids)
+        announce(table.database, ids)
+        assert len(news.wait(ids, LONG)) == FEW
+
+    def test_what_has_not_ended_has_no_result(self, table: JobTable, news: News) -> None:
+        ids = table.queue()
+        assert hears(table, news, ids, ids)
+        announce(table.database, ids)
+        assert news.wait(ids, LONG) == {}
 
     def test_others_do_not(self, table: JobTable, news: News) -> None:
         assert not hears(table, news, [new_id()], [new_id()], within=1.0)

@@ -39,6 +39,7 @@ class Notebook:
         self.time = time
         self.ends_after: dict[JobId, int] = {}
         self.asked: list[list[JobId]] = []
+        self.told: dict[JobId, Result] = {}
         self.submissions: list[Submission] = []
         self.pages: list[tuple[Filter, int, str | None]] = []
         self.seconds_per_ask = 0.0
@@ -77,8 +78,9 @@ class Notebook:
             if id in self.ends_after and self.ends_after[id] < len(self.asked)
         }
 
-    def listen(self, ids: Sequence[JobId], seconds: float) -> None:
+    def listen(self, ids: Sequence[JobId], seconds: float) -> Mapping[JobId, Result]:
         self.time.sleep(seconds)
+        return self.told
 
     def results(self, ids: Sequence[JobId]) -> Iterable[Result]:
         if len(ids) == 1 and not self.ended(ids):
@@ -207,6 +209,12 @@ class TestResults:
         transport.ends_after = {A: 2}
         assert client.result(A)["id"] == A
         assert time.sleeps == [0.005, 0.00625]
+
+    def test_one_that_was_heard_is_not_asked_for(self, client, transport) -> None:
+        transport.ends_after = {A: 2}
+        transport.told = {A: {"id": A, "heard": True}}
+        assert client.result(A)["heard"]
+        assert transport.asked == [[A]]
 
     def test_wait_for_every_job_first(self, client, transport) -> None:
         transport.ends_after = {A: 2, B: 0}
