@@ -70,6 +70,7 @@ class Client(DatasetCalls):
             raise TypeError("give either a transport or settings, not both")
         self._transport = transport
         self._tenant = tenant
+        self._latest: tuple[Ids, float] = [], 0.0
 
     def submit(
         self,
@@ -97,9 +98,9 @@ class Client(DatasetCalls):
         Raises InvalidInput (nothing is stored), ModelNotFound, IdempotencyConflict,
         DatabaseUnavailable.
         """
-        return self._submit(model, [inputs], False, priority, deadline, idempotency_key, metadata)[
-            0
-        ]
+        ids = self._submit(model, [inputs], False, priority, deadline, idempotency_key, metadata)
+        self._latest = ids, time.monotonic()
+        return ids[0]
 
     def submit_many(
         self,
@@ -321,9 +322,13 @@ class Client(DatasetCalls):
         pause = _FIRST_POLL
         known = False
         heard: Heard = {}
+        latest, since = self._latest
+        # A job that was submitted just now is waited for before it is asked for.
+        young = pending == latest and time.monotonic() < since + _FIRST_POLL
         while pending:
             asked_at = time.monotonic()
-            ended = ended_of(pending, heard)
+            ended = () if young else ended_of(pending, heard)
+            young = False
             now = time.monotonic()
             pending = [id for id in pending if id not in ended]
             report(total - len(pending), total)

@@ -216,6 +216,21 @@ class TestResults:
         assert client.result(A)["heard"]
         assert transport.asked == [[A]]
 
+    def test_one_submitted_just_now_is_waited_for_before_it_is_asked_for(
+        self, client, transport, time
+    ) -> None:
+        transport.ends_after = {A: 0}
+        client.result(client.submit("m", 1.0))
+        assert (time.sleeps, transport.asked) == ([0.005], [[A]])
+        client.result(client.submit("m", 1.0))
+        time.now += 0.01
+        client.result(A)
+        assert (time.sleeps, transport.asked) == ([0.005] * 2, [[A]] * 3)
+        transport.told = {A: {"id": A}}
+        time.sleep = lambda seconds: None
+        client.result(client.submit("m", 1.0))
+        assert len(transport.asked) == 3, "it is over as soon as it is heard"
+
     def test_wait_for_every_job_first(self, client, transport) -> None:
         transport.ends_after = {A: 2, B: 0}
         assert [result["id"] for result in client.results([B, A])] == [B, A]
