@@ -34,7 +34,8 @@ class Infer:
     """Runs batches, and blocks, one after the other. to_store: takes batches that ran.
 
     still_wanted: a batch without what was cancelled, or ran out of time, since it was put here.
-    in_hand: what it is at. batch_seconds: on the device, of batches of single jobs, ever.
+    in_hand: what it is at. other_seconds: of all but blocks, ever: of batches of single jobs, and
+    of the loading of models, which tells nothing of their speed.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Infer:
         self._lock = threading.Lock()
         self._refusing = False
         self.in_hand: list[JobId] = []
-        self.batch_seconds = 0.0
+        self.other_seconds = 0.0
         self.shifts = Shifts()
 
     def shard(self, job: JobId | None) -> None:
@@ -138,7 +139,7 @@ class Infer:
         later = GiveBack(batch.version.manifest.retry.delay)
         outcomes = self._one_by_one(model, batch.version, records, lengths)
         seconds = time.monotonic() - started
-        self.batch_seconds += seconds
+        self.other_seconds += seconds
         self._leave(batch, tuple(later if o is None else o for o in outcomes), seconds)
 
     def _run_block(self, block: Block) -> None:
@@ -220,6 +221,7 @@ class Infer:
 
     def _model(self, version: ModelVersion) -> runtimes.Model:
         """Raises HeadraceError where it cannot be served, DevicePoisoned."""
+        started = time.monotonic()
         try:
             with self._progress.device(_LOAD_SECONDS):
                 return self._residents.get(version)
@@ -230,6 +232,8 @@ class Infer:
                 raise DevicePoisoned(str(error)) from error
             problem = f"does not load ({type(error).__name__}: {error})"
             raise PackageError(str(version.key), problem) from error
+        finally:
+            self.other_seconds += time.monotonic() - started
 
     def _leave(
         self, batch: Batch, outcomes: tuple[Outcome | GiveBack, ...], seconds: float | None

@@ -61,9 +61,9 @@ class _Draining(Exception):  # a state of the worker
 class Shards:
     """A `Slot` for shards. begins: told the job whose blocks come now, and None after the last.
 
-    on_device, naming: see `BatchUp`. others: seconds that the device has spent on single jobs,
-    ever. settled: told of a unit that is out of the worker's hands. reading: see `ShardRun`.
-    shifts: where the time of reading and of writing goes.
+    on_device, naming: see `BatchUp`. others: seconds that the device has spent on anything
+    but shards, ever. settled: told of a unit that is out of the worker's hands. reading: see
+    `ShardRun`. shifts: where the time of reading and of writing goes.
     """
 
     def __init__(

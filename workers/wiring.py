@@ -128,7 +128,7 @@ class Host:
             begins=self._shard_begins,
             on_device=self._infer.on_device,
             naming=naming,
-            others=lambda: self._infer.batch_seconds,
+            others=lambda: self._infer.other_seconds,
             settled=self._unit_settled,
             reading=progress.reading,
         )
