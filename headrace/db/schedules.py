@@ -48,6 +48,11 @@ def turn(connection: sa.Connection) -> float:
     return float(connection.execute(statement.returning(schedule_ticks.c.ticked_at)).scalar_one())
 
 
+def any_at_all(connection: sa.Connection) -> bool:
+    """Whether there is, or was, a schedule of anybody's."""
+    return connection.execute(sa.select(schedules.c.id).limit(1)).first() is not None
+
+
 def find(connection: sa.Connection, tenant: str, name: str) -> StoredSchedule | None:
     """The schedule of that name, a removed one as well."""
     found = _stored(connection, (schedules.c.tenant == tenant) & (schedules.c.name == name))

@@ -81,6 +81,9 @@ class Ticker:
 
     def tick(self) -> Ticked:
         """Everything that is to be done now. Raises DatabaseUnavailable."""
+        with self._database.read() as connection:
+            if not schedules.any_at_all(connection):
+                return Ticked()
         planned = self._plan()
         ended = self._ender.end()
         started = self._starter.start()

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import socket
 import sys
 import time
 from collections import Counter
@@ -17,9 +18,14 @@ import pytest
 import sqlalchemy as sa
 
 from headrace.db.dataset_tables import datasets
+from headrace.db.engine import Database
 from headrace.db.schedule_tables import schedule_runs as runs
 from headrace.db.schedule_tables import schedule_versions, schedules
+from headrace.errors import DatabaseUnavailable
+from headrace.schedule import Run
 from headrace.stack.process import Process
+from tests.conformance.schedule_table import Site
+from tests.service.cuts import cuts
 from tests.service.rig import Rig, eventually
 
 FIRST, DAYS = date(2026, 1, 1), int(os.environ.get("HEADRACE_TEST_DATES", "10"))
@@ -140,6 +146,93 @@ def test_two_beats_and_tickers_that_are_killed_run_each_date_once(rig: Rig) -> N
     assert len(dates) == len({row.date for row in dates}) == days
     assert {row.number for row in dates} == {1}
     assert sorted(made) == sorted(held)
+
+
+def test_what_failed_is_tried_again_and_only_that(rig: Rig, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    rows = [{"id": str(n), "op": f"needs {there}" if n % 3 == 0 else "double", "value": n}
+            for n in range(9)]  # fmt: skip
+    (tmp_path / "in" / "2026-01-01.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    add(rig, hour=2, retries=1, retry_after="1s", notify=["ops@example.org"])
+    rig.client.schedules.run("nightly", "2026-01-01")
+    rig.start()
+
+    def last() -> Run:
+        return rig.client.schedules.history("nightly")[0]
+
+    eventually("some failed", lambda: last().failed == 3)
+    there.touch()
+    eventually("it is over", lambda: last().state.ended)
+    assert (last().state, last().attempt, last().succeeded) == ("succeeded", 1, 9)
+    found = Counter(id for _, id in results(rig))
+    assert found == Counter(str(n) for n in range(9))
+    report = Path(last().folder, "_report.json")
+    eventually("its report is there", report.exists)
+    assert json.loads(report.read_text())["errors"] == {}
+
+
+def test_a_run_is_reported_with_its_errors_and_one_is_cancelled(rig: Rig, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    for day, ops in (("01", ["double", "fail", "raise", "fail"]), ("02", [f"until {release}"])):
+        lines = [json.dumps({"id": str(n), "op": op, "value": n}) for n, op in enumerate(ops)]
+        (tmp_path / "in" / f"2026-01-{day}.jsonl").write_text("\n".join(lines))
+    add(rig, hour=2, at_a_time=2)
+    rig.client.schedules.run("nightly", "2026-01-01")
+    rig.start()
+    eventually("it is over", lambda: states(rig)["partial"] == 1)
+    (run,) = rig.client.schedules.history("nightly")
+    eventually("its report is there", Path(run.folder, "_report.html").exists)
+    told = json.loads(Path(run.folder, "_report.json").read_text())
+    assert told["records"] == {"total": 4, "succeeded": 1, "failed": 3}
+    assert told["errors"]["unfit"] == 2
+    assert len(told["errors"]) == 2
+    rig.client.schedules.run("nightly", "2026-01-02")
+    eventually("it runs", Path(f"{release}.begun").exists)
+    assert rig.client.schedules.cancel("nightly", "2026-01-02")
+    eventually("it is cancelled", lambda: states(rig)["cancelled"] == 1)
+    release.touch()
+
+
+def test_a_database_that_breaks_at_any_statement_of_a_tick_halves_nothing(
+    tmp_path: Path, postgresql_url: str
+) -> None:
+    url = sa.make_url(postgresql_url)
+
+    def connect() -> socket.socket:
+        if url.host:
+            return socket.create_connection((url.host, url.port or 5432))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(os.path.join(str(url.query["host"]), ".s.PGSQL.5432"))
+        return server
+
+    days, broken = 15, 0
+    beside = Site(Database(postgresql_url), tmp_path)
+    beside.files("2026-02-27", days + 2)
+    id = beside.add(catch_up="all", at_a_time=3, retries=1, retry_after="30s")
+    with cuts(connect) as between:
+        through = url.set(host="127.0.0.1", port=between.port, query={})
+        site = Site(Database(through.render_as_string(hide_password=False)), tmp_path)
+        site.now += timedelta(days=days, hours=-21)
+        between.on = True
+        for _ in range(2000):
+            try:
+                site.tick(timedelta(seconds=31))
+            except DatabaseUnavailable:
+                broken += 1
+            for run in beside.history(id):
+                if run.state == "running":
+                    state = "partial" if run.attempt == 0 and run.date.day % 5 == 0 else "succeeded"
+                    beside.finish(run, state, failed=2 * (state == "partial"))
+            if sum(run.state == "succeeded" for run in beside.history(id)) == days:
+                break
+        between.on = False
+        site.database.close()
+    history = beside.history(id)
+    assert broken > 5
+    assert [run.number for run in history] == [1] * days
+    assert len({run.date for run in history}) == days
+    assert beside.datasets() == sorted(run.folder for run in history)
+    beside.database.close()
 
 
 def launch(rig: Rig, name: str, command: list[str]) -> Process:
