@@ -199,15 +199,13 @@ class ShardRun:
         return formed(signature, batching, window.records.inputs, rows, self._ceiling())
 
     def _block(self, window: Window, rows: Array, lengths: Array) -> Block:
-        takes_tensors = all(field.is_tensor for field in self._manifest.signature.inputs)
+        inputs, by_record = self._manifest.signature.inputs, self._manifest.format == "python"
         return Block(
             self._unit.id,
             self._source.version,
             self._unit.priority,
             lengths,
-            collate(self._manifest.signature.inputs, window.inputs(rows))
-            if takes_tensors
-            else None,
+            None if by_record else collate(inputs, window.inputs(rows)),
             lambda: [window.records.record(row) for row in rows],
             lambda result: self._inbox.put((window, rows, result)),
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -168,15 +169,18 @@ class Shards:
         self._publish(finished)
 
     def _shard_run(self, row: ShardRow, unit: Unit, fence: Fence) -> ShardRun:
-        noted_at = 0.0
+        note_at = look_at = 0.0
+        rows_done = 0
 
         def look(done: int) -> None:
-            nonlocal noted_at
+            nonlocal note_at, look_at, rows_done
             self._live()
-            note = time.monotonic() >= noted_at + _NOTE_SECONDS
+            rows_done, now = done, time.monotonic()
+            if now < look_at:
+                return
             try:
-                if note:
-                    noted_at = time.monotonic()
+                if now >= note_at:
+                    note_at = now + _NOTE_SECONDS
                     with self._database.single() as connection:
                         wanted = shards.note(connection, fence, done)
                 else:
@@ -184,12 +188,13 @@ class Shards:
                         wanted = shards.wanted(connection, fence)
             except DatabaseUnavailable as error:
                 _log.warning("cannot look whether a shard is still wanted: %s", error)
-                return
-            _insist_on(wanted, unit.id)
+                look_at = time.monotonic() + _RETRY_SECONDS
+            else:
+                _insist_on(wanted, unit.id)
 
         def mark(trail: str) -> None:
-            wanted = self._tried(lambda connection: shards.note(connection, fence, 0, trail))
-            _insist_on(wanted, unit.id)
+            noted = partial(shards.note, fence=fence, running=rows_done, trail=trail)
+            _insist_on(self._tried(noted), unit.id)
 
         return ShardRun(
             row,

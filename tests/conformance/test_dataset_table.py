@@ -3,7 +3,7 @@
 import pytest
 
 from headrace.dataset import PLANS, SHARDS, DatasetState, Spec
-from headrace.db import closing, datasets, planning, publishing, shards, speeds
+from headrace.db import closing, datasets, planning, publishing, shards, speeds, work, workers
 from headrace.db.closing import START
 from headrace.db.shards import Fence
 from headrace.db.units import Failure
@@ -162,6 +162,7 @@ class TestFinish:
         assert heir.job == zombie.job
         with pytest.raises(LeaseLost):
             sets.finish(zombie, 3, sealed="zombie")
+        assert not sets.call(shards.wanted, zombie)
         assert not sets.call(shards.note, zombie, 2)
         sealed = sets.finish(heir, 3)
         assert [each.sealed for each in sets.unpublished(id)] == [sealed]
@@ -188,7 +189,9 @@ class TestFinish:
     def test_after_a_cancel_of_its_job_changes_nothing(self, sets) -> None:
         id = sets.planned(3)
         fence = sets.shard()
+        assert sets.call(shards.wanted, fence)
         sets.call(datasets.cancel, id)
+        assert not sets.call(shards.wanted, fence)
         assert not sets.call(shards.note, fence, 1)
         sets.stop(id)
         with pytest.raises(UnitLost):
@@ -225,6 +228,14 @@ class TestProgress:
         sets.table.retire(fence.worker)
         assert sets.get(id).running == 0
         assert sets.get(id).rows_per_second is None
+
+    def test_that_is_named_on_the_device_is_a_suspect_when_nobody_can_tell(self, sets) -> None:
+        sets.planned(3)
+        fence = sets.shard()
+        sets.call(work.name, fence.worker, [fence.job])
+        sets.table.lease_in(fence.worker, -1)
+        sets.call(workers.bury, fence.worker, quarantine_after=3)
+        assert sets.table.get(fence.job).deaths == 1
 
     def test_a_trail_outlives_its_worker_and_clears_the_shard(self, sets) -> None:
         sets.planned(30)
