@@ -135,6 +135,12 @@ def step(connection: sa.Connection, key: Key, source: RunState, **values: Any) -
     return connection.execute(statement).rowcount == 1
 
 
+def take_look(connection: sa.Connection, key: Key, at: float, until: float) -> bool:
+    """Be the one who looks at a waiting run until then; False where another is."""
+    due = sa.and_(_is(key), runs.c.state == RunState.WAITING.value, runs.c.due_at <= at)
+    return connection.execute(sa.update(runs).where(due).values(due_at=until)).rowcount == 1
+
+
 def mark(connection: sa.Connection, key: Key, column: str, value: object, expected: object) -> bool:
     """Set a column that holds `expected`; False where it holds something else."""
     held = runs.c[column].is_(None) if expected is None else runs.c[column] == expected

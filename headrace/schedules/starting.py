@@ -52,8 +52,8 @@ class Starter:
     def _start_one(self, case: Case) -> bool:
         with self._database.write() as connection:
             now = self._clock(connection)
-            if not self._has_room(connection, case.run) or not schedule_runs.step(
-                connection, case.key, RunState.WAITING, due_at=now + LOOK_EVERY
+            if not self._has_room(connection, case.run) or not schedule_runs.take_look(
+                connection, case.key, now, now + LOOK_EVERY
             ):
                 return False  # due as before
         try:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from headrace.db import schedule_runs
 from headrace.db.engine import Database
 from headrace.errors import DatabaseUnavailable, ModelNotFound, StoreUnavailable
 from headrace.schedule import RunState
 from headrace.schedules import starting
+from headrace.schedules.order import Order
 from tests.conformance.schedule_table import Prepared, Site
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
@@ -52,6 +56,40 @@ def test_a_date_runs_once_however_many_tick_at_once(site: Site) -> None:
     for id in ids:
         assert site.told(id) == [(1, "running"), (2, "running"), (3, "running"), (4, "running")]
     assert len(site.datasets()) == 12
+
+
+def test_however_many_start_at_once_no_more_run_than_may(site: Site, monkeypatch) -> None:
+    id = site.add(catch_up="all", at_a_time=50)
+    site.settings = site.settings.model_copy(update={"scheduled_runs": 2})
+    site.now += 10 * DAY
+    monkeypatch.setattr(site.runs, "refused", {"m": StoreUnavailable("not yet")})
+    site.tick()
+    site.runs.refused.clear()
+    site.now += MINUTE
+    # All have looked whether there is room before the first one begins.
+    barrier, start = threading.Barrier(3, timeout=1), Prepared.start
+
+    looked: list[str] = []
+
+    def prepare(order: Order, prepare=site.runs.prepare) -> Prepared:
+        looked.append(order.output)
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait()
+        return prepare(order)
+
+    def starts_slowly(self: Prepared, connection: sa.Connection) -> object:
+        time.sleep(0.1)  # while the transaction is open
+        return start(self, connection)
+
+    monkeypatch.setattr(site.runs, "prepare", prepare)
+    monkeypatch.setattr(Prepared, "start", starts_slowly)
+    beats = [threading.Thread(target=site.ticker().tick) for _ in range(6)]
+    for thread in beats:
+        thread.start()
+    for thread in beats:
+        thread.join()
+    assert [state for _, state in site.told(id)].count("running") == 2
+    assert len(looked) == len(set(looked)), "one looks at a run at a time"
 
 
 def test_nobody_for_three_days_and_then_all_one_at_a_time(site: Site) -> None:
