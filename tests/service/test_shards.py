@@ -1,5 +1,7 @@
 """Shards in a worker: every row has one result or one error, whatever it does to the worker."""
 
+import gzip
+import json
 import os
 import shutil
 import threading
@@ -143,6 +145,23 @@ def test_values_are_fetched_from_files_of_their_own(worker: Rig) -> None:
     assert run.wait().succeeded == 19
     assert [row["text"] for row in run.results()] == [blob.name for blob in blobs[1:]]
     assert [(error["row"], error["code"]) for error in run.errors()] == [(0, "invalid_input")]
+
+
+def test_text_comes_in_and_goes_out_compressed(worker: Rig) -> None:
+    values = ["thirty" if n == 30 else str(n) for n in range(100)]
+    table = pa.table(
+        {"op": ["double"] * 100, "value": values, "key": [f"r{n}" for n in range(100)]}
+    )
+    out = {"format": "jsonl", "compression": "gzip"}
+    run = Run(worker, "text", table, end="csv.gz", id="key", shard_rows=40, **out)
+    assert run.wait().succeeded == 99
+    parts = run.paths("part-*.jsonl.gz")
+    assert len(parts) == 3
+    text = "".join(gzip.decompress(path.read_bytes()).decode() for path in parts)
+    rows = list(map(json.loads, text.splitlines()))
+    good = [n for n in range(100) if n != 30]
+    assert [(row["key"], row["value"]) for row in rows] == [(f"r{n}", 2 * n) for n in good]
+    assert [(error["row"], error["id"]) for error in run.errors()] == [(30, "r30")]
 
 
 def test_failed_records_run_again_and_only_they(worker: Rig) -> None:
