@@ -31,6 +31,7 @@ from headrace.job import JobId, WorkerId
 from headrace.registry.versions import Catalog
 from headrace.settings import Settings
 from headrace.storage import ObjectStore
+from workers.faults import reach
 from workers.flow import as_text
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class PlanStation:
         began = time.monotonic()
         fence = Fence(self._worker, unit.id, unit.attempt)
         try:
+            reach("planning")
             self._plan(unit, fence)
         except Postponed as error:
             self._give_back(unit, error.delay)
@@ -132,6 +134,7 @@ class PlanStation:
 
     def _ring(self, row: PlanRow, ids: Sequence[JobId]) -> None:
         """Wake idle workers, those of them that wait for a ticket."""
+        reach("shards_cut")
         now = time.monotonic()
         if ids and now > self._ring_at and self._bell.silent(row.pool, row.priority):
             self._bell.ring(row.model, row.pool, row.priority, ids[:_TICKETS], 1)

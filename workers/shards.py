@@ -164,6 +164,7 @@ class Shards:
         finally:
             self._begins(None)
         busy = time.monotonic() - started - (self._others() - others)
+        reach("shard_sealed")
         finished = self._finish(row, fence, written, max(busy, 1e-3))
         reach("shard_finished")
         self._publish(finished)
@@ -248,6 +249,7 @@ class Shards:
         """What cannot be done now, a sweep does later."""
         try:
             closing.publish(self._database, self._settings, finished)
+            reach("shard_published")
             closing.close(self._database, self._settings, finished.key.dataset)
         except HeadraceError as error:
             _log.warning("a finished shard waits to be published: %s", error)

@@ -91,6 +91,7 @@ def _one(scenario: Scenario, broker: str, servers: Servers, folder: Path, **how:
             store=scenario.store,
             seed=how["seed"],
             jobs=0,
+            rows=0,
             kills=0,
             lost=0,
             duplicated=0,
@@ -100,7 +101,7 @@ def _one(scenario: Scenario, broker: str, servers: Servers, folder: Path, **how:
             complaints=[f"no verdict: {error!r}"],
         )
     tell.last(
-        f"{report.jobs:6} jobs {report.kills:3} kills {report.lost:3} lost"
+        f"{report.jobs:6} jobs {report.rows:5} rows {report.kills:3} kills {report.lost:3} lost"
         f" {report.duplicated:3} duplicated {report.wrong:3} wrong {report.late:3} late"
         f" {report.seconds:6.1f} s"
     )

@@ -43,8 +43,8 @@ GUARDS = {
     workers.c.stopped_at.is_(None),
     workers.c.lease_until > now(),
 )
-ON_DEVICE""",
-                ")\nON_DEVICE",
+# Shared""",
+                ")\n# Shared",
             ),
             Edit(
                 "headrace.db.settling",
@@ -106,6 +106,43 @@ ON_DEVICE""",
                 "headrace.sweeper",
                 "self._free() if turn.watched >= self._settings.lease else Swept()",
                 "self._free()",
+            ),
+        ),
+    ),
+    "shard-fence": Guard(
+        "a worker that lost its lease commits no shard",
+        "datasets-pause-workers",
+        (
+            Edit(
+                "headrace.db.shards",
+                "    if connection.execute(LEASE",
+                "    return\n    if connection.execute(LEASE",
+            ),
+            Edit(
+                "headrace.db.shards",
+                """
+    .where(shards.c.job_id == sa.bindparam("job"), shards.c.finished_at.is_(None))
+)""",
+                """
+    .where(shards.c.job_id == sa.bindparam("job"))
+)""",
+            ),
+        ),
+    ),
+    "commit-first": Guard(
+        "a file is published after its shard is committed",
+        "datasets-troubled",
+        (
+            Edit(
+                "workers.shards",
+                """
+        reach("shard_sealed")
+""",
+                """
+        early = json.dumps([asdict(file) for file in written.sealed])
+        closing.publish(self._database, self._settings, Finished(row.key, early))
+        reach("shard_sealed")
+""",
             ),
         ),
     ),

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -28,6 +29,15 @@ from tests.conformance import s3_faults
 
 CHILD_POINTS = ("claimed", "acked", "staged", "on_device", "storing", "stored", "finished")
 SUPERVISOR_POINTS = ("registered", "died")
+DATASET_POINTS = (
+    "planning",
+    "shards_cut",
+    "on_device",
+    "shard_written",
+    "shard_sealed",
+    "shard_finished",
+    "shard_published",
+)
 
 
 def nothing(rig: Rig, load: Load) -> None:
@@ -49,13 +59,20 @@ def kill_workers(rig: Rig, load: Load) -> None:
 
 
 def kill_at_each_line(rig: Rig, load: Load) -> None:
-    """At each line that `workers.faults` names, with a supervisor that sees it, and without.
+    """At each line that `workers.faults` names, with a supervisor that sees it, and without."""
+    _kill_at(rig, (*CHILD_POINTS, *SUPERVISOR_POINTS))
 
-    The first time round the supervisor frees the work; the second time it is killed too, before
-    its child is.
+
+def kill_at_each_line_of_datasets(rig: Rig, load: Load) -> None:
+    """The same for the lines on the path of a plan, and of a shard."""
+    _kill_at(rig, DATASET_POINTS)
+
+
+def _kill_at(rig: Rig, points: Sequence[str]) -> None:
+    """The first time round the supervisor frees the work; the second time it is killed too,
+    before its child is.
     """
     for number in [signal.SIGSTOP] if rig.short else [signal.SIGKILL, signal.SIGSTOP]:
-        points = (*CHILD_POINTS, *SUPERVISOR_POINTS)
         for point in rig.rng.sample(points, len(points)):
             rig.staff()
             rig.arm(point, number)
@@ -74,7 +91,16 @@ def pause_workers(rig: Rig, load: Load) -> None:
 
     Wherever on a job's path that was, others have the work by then.
     """
-    for point in ["stored"] if rig.short else rig.rng.sample(CHILD_POINTS, len(CHILD_POINTS)):
+    _pause_at(rig, ["stored"] if rig.short else rig.rng.sample(CHILD_POINTS, len(CHILD_POINTS)))
+
+
+def pause_at_datasets(rig: Rig, load: Load) -> None:
+    """The same on the path of a plan, and of a shard."""
+    _pause_at(rig, rig.rng.sample(DATASET_POINTS, len(DATASET_POINTS)))
+
+
+def _pause_at(rig: Rig, points: Sequence[str]) -> None:
+    for point in points:
         rig.arm(point, signal.SIGSTOP)
         pid = rig.struck(point)
         both = [pid, *(w.pid for w in rig.workers if w.child() == pid)]
@@ -240,6 +266,18 @@ def break_s3(rig: Rig, load: Load) -> None:
     load.until_more(200 if rig.short else 1000)
     proxy.whim = lambda method: out
     time.sleep(2 if rig.short else 6)
+    proxy.whim = lambda method: None
+
+
+def break_datasets(rig: Rig, load: Load) -> None:
+    """S3 that fails now and then, a broker that is wiped, and workers that die in their shards."""
+    proxy = rig.enter(s3_faults.proxy(rig.servers.s3))
+    rig.hire(2, s3_endpoint=proxy.url)
+    fault = s3_faults.lost(s3_faults.refuse(500, "InternalError"))
+    proxy.whim = lambda method: fault if rig.rng.random() < 0.1 else None
+    for point in ("on_device", "shard_sealed", "shard_finished"):
+        _kill_at(rig, [point])
+        wipe_broker(rig, load)
     proxy.whim = lambda method: None
 
 

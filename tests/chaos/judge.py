@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from kombu import Connection
 
 from headrace import Client, payload
 from headrace.broker import queues
+from headrace.db.dataset_tables import dataset_files, datasets, shards
 from headrace.db.tables import jobs, now, packs, workers
 from headrace.errors import HeadraceError
 from headrace.job import TERMINAL, JobId, JobState
@@ -60,11 +62,13 @@ class Verdict:
             self.complaints.append(f"{kind}: {len(found)} {what}: {shown}")
 
 
-def judge(rig: Rig, load: Load) -> Verdict:
-    """Everything was mended, all had time to come to rest, and no worker runs any more."""
-    verdict = Verdict()
+def judge(rig: Rig, load: Load, verdict: Verdict) -> None:
+    """Everything was mended, all had time to come to rest, and no worker runs any more.
+
+    Where all is well, it ends with a table and a store that are empty.
+    """
     with rig.database.read() as connection:
-        rows = {row.id: row for row in connection.execute(_JOBS)}
+        rows = {row.id: row for row in connection.execute(_JOBS, {"pool": rig.pool})}
     verdict.complain("lost", "jobs gone", load.submitted.keys() - rows.keys())
     verdict.complain("duplicated", "jobs too many", _surplus(rows, load))
     verdict.complain("duplicated", "jobs made again under one key", range(load.doubled))
@@ -85,7 +89,6 @@ def judge(rig: Rig, load: Load) -> Verdict:
     if not verdict.complaints:
         old = _after_days(rig, _remains, retention=0.01)
         verdict.complain("wrong", "left when all jobs were too old", old)
-    return verdict
 
 
 def unfinished(rig: Rig) -> list[str]:
@@ -110,11 +113,15 @@ def _litter(rig: Rig) -> list[str]:
         found = connection.execute(sa.select(packs.c.key, packs.c.state)).all()
         inputs = connection.execute(sa.select(jobs.c.input_key).distinct()).scalars()
         named = set(inputs) - {None}
+        laid = connection.execute(sa.select(shards.c.piece).where(shards.c.piece.is_not(None)))
+        pieces = [json.loads(piece)["uri"] for piece in laid.scalars()]
+    # Their rows stay, for what failed may run again; they themselves where all is well do not.
+    kept = {uri.removeprefix(f"{rig.store.url}/") for uri in pieces}
     objects = {info.key for info in rig.store.list()} - rig.model_objects
     live = {pack.key for pack in found if pack.state == "live"}
     left += [f"{pack.state} pack {pack.key}" for pack in found if pack.state != "live"]
     left += [f"row without its object {key}" for key in sorted((live | named) - objects)]
-    return left + [f"object without a row {key}" for key in sorted(objects - live - named)]
+    return left + [f"object without a row {key}" for key in sorted(objects - live - named - kept)]
 
 
 def _remains(rig: Rig) -> list[str]:
@@ -122,6 +129,9 @@ def _remains(rig: Rig) -> list[str]:
     with rig.database.read() as connection:
         left = [f"job {id}" for id in connection.execute(sa.select(jobs.c.id)).scalars()]
         found = connection.execute(sa.select(packs.c.key, packs.c.jobs)).all()
+        for table in (datasets, dataset_files, shards):
+            count = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            left += [f"a row of {table.name}"] * count
     left += [f"pack {pack.key}, of {pack.jobs} jobs" for pack in found]
     objects = {info.key for info in rig.store.list()} - rig.model_objects
     return left + [f"object {key}" for key in sorted(objects)]
@@ -161,7 +171,10 @@ def unended(rig: Rig) -> int:
         return int(connection.execute(_UNENDED).scalar_one())
 
 
-_JOBS = sa.select(*(jobs.c[n] for n in "id state attempt error_code error_message pack_id".split()))
+# Not those that stand for a dataset's shards.
+_JOBS = sa.select(
+    *(jobs.c[n] for n in "id state attempt error_code error_message pack_id".split())
+).where(jobs.c.pool == sa.bindparam("pool"))
 _UNENDED = sa.select(sa.func.count()).where(jobs.c.state.not_in([str(s) for s in TERMINAL]))
 
 

@@ -17,7 +17,6 @@ from tests.chaos.records import GOOD, TENANTS, Record, Submission, submissions
 from tests.chaos.rig import MODEL, Late, Rig
 
 _AHEAD, _AHEAD_IN_SHORT = 400, 150
-"""Jobs that wait or run, at most, for producers to go on: enough to keep every worker busy."""
 BULK = (10, 120)
 """The fewest and the most records of a call that has many."""
 _SINGLES = 3
@@ -32,7 +31,8 @@ class Load:
     unsure: records of calls without a key that failed, of which nobody can know. cancelled:
     what a producer cancelled, and perhaps_cancelled what it may have. doubled: jobs too many
     that were made of calls under one key. done: jobs that have ended.
-    bell: stands between producers and broker.
+    bell: stands between producers and broker. ahead: jobs that wait or run, at most, for
+    producers to go on; None: enough to keep every worker busy.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class Load:
         least: int,
         poison: Mapping[str, int],
         bell: Callable[[Bell], object] | None = None,
+        ahead: int | None = None,
     ) -> None:
         self._rig = rig
         self._least = least
-        self._ahead = _AHEAD_IN_SHORT if rig.short else _AHEAD
+        self._ahead = ahead or (_AHEAD_IN_SHORT if rig.short else _AHEAD)
         self._stopping = threading.Event()
         self._aborted = threading.Event()
         self._lock = threading.Lock()

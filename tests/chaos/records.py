@@ -60,7 +60,7 @@ def submissions(
     n = producer * 1_000_000
     while True:
         count = rng.randint(*sizes)
-        records = tuple(_record(rng, n + i, poison) for i in range(count))
+        records = tuple(record(rng, n + i, poison) for i in range(count))
         keyed = rng.random() < 0.7
         yield Submission(
             records,
@@ -73,7 +73,8 @@ def submissions(
         n += count
 
 
-def _record(rng: random.Random, n: int, poison: Mapping[str, int]) -> Record:
+def record(rng: random.Random, n: int, poison: Mapping[str, int]) -> Record:
+    """The next one, a good one or for each op one in how many."""
     op = next((op for op, one_in in poison.items() if rng.randrange(one_in) == 0), GOOD)
     length = rng.choice((8, 8, 8, 8, 8, 8, 80, LARGEST))
     return Record(n, op, "".join(rng.choices("abcdefgh", k=8)) * (length // 8))

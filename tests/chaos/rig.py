@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import boto3
 import sqlalchemy as sa
 
 from headrace.db import workers
@@ -29,6 +30,7 @@ from headrace.service import Service
 from headrace.settings import load_settings
 from headrace.signature import Field, Signature
 from headrace.storage import open_store
+from tests.chaos.places import InS3, OnDisk, Place
 from tests.chaos.proxy import Link, link, tcp, unix
 from tests.chaos.records import Record
 from tests.chaos.servers import Servers
@@ -121,6 +123,13 @@ class Rig:
         service = connect(**self.settings)
         self._stack.callback(service.close)
         return service
+
+    def place(self, name: str) -> Place:
+        """A folder for files of records, where the store is too."""
+        if "s3_endpoint" not in self.settings:
+            return OnDisk(self.folder / "files" / name)
+        client = boto3.client("s3", endpoint_url=self.servers.s3, region_name="us-east-1")
+        return InS3(client, "chaos", f"{self.pool}-files/{name}")
 
     def hire(self, count: int = 1, *, clock: float = 0, **settings: object) -> list[Worker]:
         """Start more workers, with settings of their own; returns when they take work.

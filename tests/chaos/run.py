@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.judge import judge, unended, unfinished
+from tests.chaos.datasets import Datasets
+from tests.chaos.judge import Verdict, judge, unended, unfinished
+from tests.chaos.judge_datasets import judge_datasets
 from tests.chaos.load import Load
 from tests.chaos.rig import BOOT_SECONDS, Late, Rig, rig
 from tests.chaos.scenarios import Scenario
@@ -20,6 +22,7 @@ _TELL_SECONDS = 0.5
 _PRODUCERS_SECONDS = 60.0
 _END_SECONDS = 90.0
 _AT_ONCE = 1.5
+_AHEAD_OF_DATASETS = 8
 
 Tell = Callable[[str], None]
 
@@ -37,6 +40,7 @@ class Report:
     store: str
     seed: int
     jobs: int
+    rows: int
     kills: int
     lost: int
     duplicated: int
@@ -80,22 +84,36 @@ def run(
         settings=scenario.settings,
     ) as field:
         load = Load(
-            field, seed, jobs or (200 if short else scenario.jobs), scenario.poison, scenario.bell
+            field,
+            seed,
+            jobs or (200 if short else scenario.jobs),
+            scenario.poison,
+            scenario.bell,
+            ahead=_AHEAD_OF_DATASETS if scenario.rows else None,
         )
+        rows = min(scenario.rows, 500) if short else scenario.rows
+        files = Datasets(field, seed, rows, scenario.poison) if rows else None
         try:
             with _telling(tell, field, load):
                 for step in (
                     partial(field.hire, scenario.workers),
                     partial(scenario.inject, field, load),
                     partial(load.finish, _PRODUCERS_SECONDS),
+                    *([partial(files.finish, _PRODUCERS_SECONDS)] if files else []),
                     partial(_come_to_rest, field),
+                    *([partial(_close, field, files)] if files else []),
                     partial(_answer_at_once, field, load),
                     partial(_drain, field),
                 ):
                     _take(step, field, load)
         finally:
             load.abort()
-        verdict = judge(field, load)
+            if files:
+                files.abort()
+        verdict = Verdict()
+        if files:
+            judge_datasets(field, files, verdict)
+        judge(field, load, verdict)
     return Report(
         name=scenario.name,
         broker=broker,
@@ -103,6 +121,7 @@ def run(
         store=scenario.store,
         seed=seed,
         jobs=len(load.submitted),
+        rows=files.rows if files else 0,
         kills=field.kills,
         lost=verdict.lost,
         duplicated=verdict.duplicated,
@@ -126,6 +145,11 @@ def _come_to_rest(rig: Rig) -> None:
     """All jobs end, stale tickets are drained, sweeps clean up."""
     rig.staff()
     rig.until("every job has ended", lambda: not unended(rig), _END_SECONDS)
+    rig.until("nothing is unfinished", lambda: not unfinished(rig))
+
+
+def _close(rig: Rig, files: Datasets) -> None:
+    rig.until("every dataset is closed", lambda: not files.open())
     rig.until("nothing is unfinished", lambda: not unfinished(rig))
 
 

@@ -21,6 +21,7 @@ class Scenario:
     workers: there from the start. jobs: at least so many. pace: seconds that every batch
     takes; time_limit: after which it counts as hung. poison: one record in how many, by what it
     does. bell: stands between producers and broker. settings: of everybody.
+    rows: in datasets, at least so many, under a light load of jobs; 0: no datasets.
     """
 
     name: str
@@ -35,12 +36,15 @@ class Scenario:
     poison: Mapping[str, int] = field(default_factory=dict)
     bell: bells.Astray | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
+    rows: int = 0
 
     @property
     def about(self) -> str:
         """In a line."""
         return (self.inject.__doc__ or "").split("\n")[0]
 
+
+_DATASETS = {"brokers": _LONE, "jobs": 300, "rows": 3000}
 
 SCENARIOS = (
     Scenario("kill-workers", injections.kill_workers),
@@ -73,5 +77,32 @@ SCENARIOS = (
         time_limit=2.0,
         # No supervisor dies here: a long lease, that none is taken for dead on a busy machine.
         settings={"quarantine_after": 2, "worker_memory": 400 << 20, "lease": 15.0},
+    ),
+    Scenario("datasets-kill-workers", injections.kill_workers, **_DATASETS),
+    Scenario(
+        "datasets-kill-workers-sqlite", injections.kill_workers, database="sqlite", **_DATASETS
+    ),
+    Scenario("datasets-kill-workers-s3", injections.kill_workers, store="s3", **_DATASETS),
+    Scenario(
+        "datasets-kill-at-each-line",
+        injections.kill_at_each_line_of_datasets,
+        **_DATASETS,
+        settings={"quarantine_after": 30},
+    ),
+    Scenario("datasets-pause-workers", injections.pause_at_datasets, **_DATASETS),
+    Scenario("datasets-pause-workers-s3", injections.pause_at_datasets, store="s3", **_DATASETS),
+    Scenario("datasets-wipe-broker", injections.wipe_broker, **_DATASETS | {"brokers": BOTH}),
+    Scenario("datasets-restart-database", injections.restart_database, **_DATASETS),
+    Scenario("datasets-lose-database", injections.lose_database, **_DATASETS),
+    Scenario("datasets-cut-network", injections.cut_network, store="s3", workers=0, **_DATASETS),
+    Scenario("datasets-break-s3", injections.break_s3, store="s3", workers=0, **_DATASETS),
+    Scenario("datasets-troubled", injections.break_datasets, store="s3", workers=0, **_DATASETS),
+    Scenario(
+        "datasets-poison",
+        injections.nothing,
+        **_DATASETS,
+        poison={"raise": 40, "crash": 400, "hang": 600},
+        time_limit=2.0,
+        settings={"quarantine_after": 2, "lease": 15.0},
     ),
 )

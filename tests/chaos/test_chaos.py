@@ -22,6 +22,7 @@ SHORT = [
     ("poison", "rabbitmq", POISON_SEED),
     ("wipe-broker", "rabbitmq", 1),
     ("cut-connections", "redis", 1),
+    ("datasets-troubled", "redis", 1),
 ]
 
 
