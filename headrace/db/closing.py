@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from headrace.dataset import Dataset, DatasetId, DatasetState, outcome
 from headrace.db import jobs as job_table
 from headrace.db.dataset_tables import dataset_files, datasets, shards
-from headrace.db.datasets import CLOSED, GOING, dataset_of, end
+from headrace.db.datasets import CLOSED, GOING, UNDONE, dataset_of, end
 from headrace.db.states import in_state
 from headrace.db.tables import jobs, now
 from headrace.job import JobId, JobState
@@ -54,10 +54,9 @@ def stop(connection: sa.Connection, id: DatasetId, after: Place, limit: int) -> 
 
 def closable(connection: sa.Connection) -> list[DatasetId]:
     """Datasets to close: those that have ended, or are planned and have no open shard."""
-    done = datasets.c.planned_at.isnot(None) & (datasets.c.open_shards == 0)
     found = connection.execute(
         sa.select(datasets.c.id)
-        .where(sa.not_(CLOSED), sa.or_(done, sa.not_(GOING)))
+        .where(sa.not_(CLOSED), sa.not_(GOING & UNDONE))
         .order_by(datasets.c.id)
     )
     return [DatasetId(id) for id in found.scalars()]

@@ -27,6 +27,7 @@ from headrace.errors import DatasetExists
 from headrace.job import ErrorInfo, JobId, JobState, ModelKey, Priority
 
 CLOSED = datasets.c.closed_at.isnot(None)
+UNDONE = datasets.c.planned_at.is_(None) | (datasets.c.open_shards > 0)
 GOING = datasets.c.state.in_([DatasetState.QUEUED.value, DatasetState.RUNNING.value])
 """What still runs. Whoever ends a dataset proves with it to be the first."""
 
@@ -111,8 +112,11 @@ def page(
 
 
 def cancel(connection: sa.Connection, id: DatasetId) -> bool:
-    """End a dataset that still runs; `closing.stop` ends its jobs then. False: it had ended."""
-    return end(connection, DatasetState.CANCELLED, datasets.c.id == id) == 1
+    """End a dataset that still runs; `closing.stop` ends its jobs then.
+
+    False: it had ended, or is done and has only its manifest to come.
+    """
+    return end(connection, DatasetState.CANCELLED, (datasets.c.id == id) & UNDONE) == 1
 
 
 def expire(connection: sa.Connection) -> int:
@@ -120,7 +124,7 @@ def expire(connection: sa.Connection) -> int:
     return end(
         connection,
         DatasetState.EXPIRED,
-        sa.not_(CLOSED) & (datasets.c.deadline <= instant()),
+        sa.not_(CLOSED) & (datasets.c.deadline <= instant()) & UNDONE,
         ErrorInfo("deadline", "the deadline passed before the dataset was done"),
     )
 

@@ -378,6 +378,15 @@ class TestEnd:
         assert sets.get(id).error.code == "deadline"
         assert sets.get(other).state == "queued"
 
+    def test_of_what_is_done_is_no_cancel_and_no_deadline(self, sets) -> None:
+        """Its manifest may be late, as where the store does not answer."""
+        id = sets.planned(3)
+        sets.run(3)
+        sets.deadline_in(id, -1)
+        assert not sets.call(datasets.cancel, id)
+        assert sets.call(datasets.expire) == 0
+        assert sets.close(id).state == "succeeded"
+
     def test_of_a_unit_that_failed_is_the_dataset_s(self, sets) -> None:
         id = sets.planned(3)
         fence = sets.shard()
