@@ -61,7 +61,7 @@ def clock(start: datetime, end: datetime, gaps: list[int]) -> list[datetime]:
     return shown
 
 
-@given(crons, windows(days=8), steps)
+@given(crons, windows(days=4), steps)
 def test_all_runs_every_date_once(cron: Cron, window: Window, gaps: list[int]) -> None:
     zone, start, end = window
     ticks = clock(start, end, gaps)
@@ -72,7 +72,7 @@ def test_all_runs_every_date_once(cron: Cron, window: Window, gaps: list[int]) -
     assert sorted(made) == brute(cron, zone, start, max(ticks))
 
 
-@given(crons, windows(days=8), steps, st.sampled_from(["last", "none"]))
+@given(crons, windows(days=4), steps, st.sampled_from(["last", "none"]))
 def test_last_and_none_run_the_newest_at_every_tick(
     cron: Cron, window: Window, gaps: list[int], policy: str
 ) -> None:
@@ -91,8 +91,8 @@ def test_last_and_none_run_the_newest_at_every_tick(
         decided = now
 
 
-@settings(max_examples=20)
-@given(crons, crons, windows(days=8), steps, st.integers(0, 8 * 24 * 60))
+@settings(max_examples=12)
+@given(crons, crons, windows(days=4), steps, st.integers(0, 4 * 24 * 60))
 def test_an_edit_holds_from_an_instant_on_and_runs_nothing_twice(
     before: Cron, after: Cron, window: Window, gaps: list[int], minutes: int
 ) -> None:
@@ -111,14 +111,15 @@ def test_an_edit_holds_from_an_instant_on_and_runs_nothing_twice(
 
 
 @pytest.mark.parametrize(
-    ("tz", "cron"), [("Europe/Berlin", "30 2 * * *"), ("Australia/Sydney", "15 */6 * * 1-5")]
+    ("tz", "cron", "years"),
+    [("Europe/Berlin", "30 2 * * *", 3), ("Australia/Sydney", "15 */6 * * 1-5", 1)],
 )
-@settings(max_examples=2)
+@settings(max_examples=1)
 @given(st.integers(0, 1_000_000))
-def test_two_beats_for_three_years(tz: str, cron: str, seed: int) -> None:
+def test_two_beats_for_years(tz: str, cron: str, years: int, seed: int) -> None:
     random = Random(seed)
     zone, start = ZoneInfo(tz), datetime(2027, 1, 1, tzinfo=UTC)
-    end = start + 3 * 365 * DAY
+    end = start + years * 365 * DAY
     versions = [Version(1, start, spec(cron, tz, catch_up="all"))]
     table, now, made = Table(start), start, []
     while now < end:
