@@ -61,6 +61,7 @@ class BatchUp:
         if len(items) == len(ahead) == 1 and items[0].named:
             # Its claim has said all that a stage says.
             batch = Batch(items[0].version, tuple(items), tuple(ahead))
+            reach("staged")
             batch.staged.set()
             self._to_infer(batch)
             return True
