@@ -29,6 +29,7 @@ from tests.conformance import s3_faults
 
 CHILD_POINTS = ("claimed", "acked", "staged", "on_device", "storing", "stored", "finished")
 SUPERVISOR_POINTS = ("registered", "died")
+_ZOMBIE_SECONDS = 0.3
 DATASET_POINTS = (
     "planning",
     "shards_cut",
@@ -110,6 +111,8 @@ def _pause_at(rig: Rig, points: Sequence[str]) -> None:
         time.sleep(rig.rng.uniform(2, 2.5) * LEASE)
         for each in both:
             send(signal.SIGCONT, each)
+            # Or its supervisor would end the worker before it can do any harm.
+            time.sleep(_ZOMBIE_SECONDS)
 
 
 def sweep_packs(rig: Rig, load: Load) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,8 @@ from kombu import Connection
 
 from headrace import Client, payload
 from headrace.broker import queues
+from headrace.dataset import DatasetId
+from headrace.datasets.closing import kept_in
 from headrace.db.dataset_tables import dataset_files, datasets, shards
 from headrace.db.tables import jobs, now, packs, workers
 from headrace.errors import HeadraceError
@@ -113,15 +114,15 @@ def _litter(rig: Rig) -> list[str]:
         found = connection.execute(sa.select(packs.c.key, packs.c.state)).all()
         inputs = connection.execute(sa.select(jobs.c.input_key).distinct()).scalars()
         named = set(inputs) - {None}
-        laid = connection.execute(sa.select(shards.c.piece).where(shards.c.piece.is_not(None)))
-        pieces = [json.loads(piece)["uri"] for piece in laid.scalars()]
-    # Their rows stay, for what failed may run again; they themselves where all is well do not.
-    kept = {uri.removeprefix(f"{rig.store.url}/") for uri in pieces}
-    objects = {info.key for info in rig.store.list()} - rig.model_objects
+        ids = connection.execute(sa.select(datasets.c.id)).scalars()
+        # Pieces, and those that a plan which died never got to tell of: they go with the dataset.
+        kept = tuple(kept_in(DatasetId(id)) for id in ids)
+    found_keys = {info.key for info in rig.store.list()} - rig.model_objects
+    objects = {key for key in found_keys if not key.startswith(kept)}
     live = {pack.key for pack in found if pack.state == "live"}
     left += [f"{pack.state} pack {pack.key}" for pack in found if pack.state != "live"]
     left += [f"row without its object {key}" for key in sorted((live | named) - objects)]
-    return left + [f"object without a row {key}" for key in sorted(objects - live - named - kept)]
+    return left + [f"object without a row {key}" for key in sorted(objects - live - named)]
 
 
 def _remains(rig: Rig) -> list[str]:
