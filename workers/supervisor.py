@@ -23,7 +23,7 @@ import uuid_utils
 from headrace.broker import Bell
 from headrace.db import workers
 from headrace.db.engine import Database
-from headrace.errors import DatabaseUnavailable, NotInstalled
+from headrace.errors import DatabaseUnavailable, HeadraceError
 from headrace.heartbeat import Heartbeat
 from headrace.job import JobId, WorkerId
 from headrace.settings import Settings
@@ -313,7 +313,9 @@ class Supervisor:
         """Look after schedules until the process ends: in a thread, as a sweep is."""
         try:
             from headrace.nightly import ticker_of
-        except NotInstalled as error:
-            _log.info("schedules are left to other workers: %s", error)
+
+            ticker = ticker_of(self._settings)
+        except HeadraceError as error:
+            _log.warning("schedules are left to other workers: %s", error)
             return
-        ticker_of(self._settings).run(threading.Event())
+        ticker.run(threading.Event())
