@@ -224,15 +224,16 @@ def _begin_again(
     return True
 
 
-_RUNNING = sa.and_(
-    shards.c.running.isnot(None),
-    shards.c.dataset_id == datasets.c.id,
-    jobs.c.id == shards.c.job_id,
-    in_state(JobState.RUNNING, by_id=True),
+# Of a shard that runs. A subquery, for PostgreSQL would rather read all jobs than join a few.
+_STARTED = (
+    sa.select(jobs.c.started_at)
+    .where(jobs.c.id == shards.c.job_id, in_state(JobState.RUNNING, by_id=True))
+    .correlate(shards)
+    .scalar_subquery()
 )
 _SPEED_KNOWN_AFTER = 5.0
 """Seconds, after which a running shard's own speed says more than that of those before."""
-_AGE = now() - jobs.c.started_at
+_AGE = now() - _STARTED
 _USUAL = (
     sa.select(speeds.c.rows_per_second)
     .where(speeds.c.name == datasets.c.model, speeds.c.version == datasets.c.version)
@@ -240,16 +241,19 @@ _USUAL = (
     .scalar_subquery()
 )
 _SPEED = sa.case(
-    (_AGE > _SPEED_KNOWN_AFTER, shards.c.running / _AGE), else_=sa.func.coalesce(_USUAL, 0.0)
+    (_STARTED.is_(None), 0.0),
+    (_AGE > _SPEED_KNOWN_AFTER, shards.c.running / _AGE),
+    else_=sa.func.coalesce(_USUAL, 0.0),
 )
+# What runs again is among the failed until it is done.
+_DONE = sa.case((_STARTED.isnot(None) & (shards.c.run == 1), shards.c.running), else_=0)
 
 
 def _over_running(sum_of: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
     """A sum over the shards that run now: as many as there are workers, not as there are shards."""
     return (
         sa.select(sa.func.sum(sum_of))
-        .select_from(sa.join(shards, jobs, jobs.c.id == shards.c.job_id))
-        .where(_RUNNING)
+        .where(shards.c.running.isnot(None), shards.c.dataset_id == datasets.c.id)
         .correlate(datasets)
         .scalar_subquery()
     )
@@ -265,8 +269,7 @@ _SHOWN = sa.case((_TO_CLOSE, DatasetState.RUNNING.value), else_=datasets.c.state
 _VIEW = sa.select(
     datasets,
     _SHOWN.label("shown"),
-    # what runs again is among the failed until it is done
-    _over_running(sa.case((shards.c.run == 1, shards.c.running), else_=0)).label("now"),
+    _over_running(_DONE).label("now"),
     _over_running(_SPEED).label("speed"),
 )
 _FAILED_UNIT = (
