@@ -1,6 +1,5 @@
 """What docs/datasets.md tells its reader to do, in order, on a running stack."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,6 @@ def test_the_examples(
 ) -> None:
     folder: Path = stack.directory.parent
     monkeypatch.chdir(folder)
-    if not (folder / ".venv").exists():
-        (folder / ".venv").symlink_to(sys.prefix)
     names: dict[str, object] = {"__name__": "datasets"}
     for block in EXAMPLES:
         if block.language == "console":

@@ -22,7 +22,6 @@ def folder(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the reader stands: beside the running stack, with an exported model of their own."""
     folder = stack.directory.parent
     monkeypatch.chdir(folder)
-    (folder / ".venv").symlink_to(sys.prefix)
     example = torch.rand(4, 64)
     program = torch.export.export(
         torch.nn.Sequential(torch.nn.Linear(64, 10), torch.nn.Softmax(dim=1)),
