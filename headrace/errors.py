@@ -82,7 +82,7 @@ class InvalidInput(HeadraceError, ValueError):
 
 
 class InputChanged(HeadraceError):
-    """A file of a dataset is not what it was at the plan; submit the dataset again."""
+    """A file of a dataset is not what it was at the plan; submit it anew, to another output."""
 
     code = "input_changed"
 

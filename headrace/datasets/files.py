@@ -39,7 +39,7 @@ class InputFile:
     def changed(self) -> InputChanged:
         """The error to raise where it is not as it was found."""
         return InputChanged(
-            f"{self.uri} changed after the dataset was planned; submit the dataset again"
+            f"{self.uri} changed after the dataset was planned; submit it anew, to another output"
         )
 
 
