@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +21,7 @@ from headrace.db.bulk import among
 from headrace.db.dataset_tables import datasets, shards, speeds
 from headrace.db.jobs import NewJob
 from headrace.db.states import in_state
-from headrace.db.tables import instant, jobs, now
+from headrace.db.tables import instant, jobs, now, utc
 from headrace.errors import DatasetExists
 from headrace.job import ErrorInfo, JobId, JobState, ModelKey, Priority
 
@@ -310,8 +309,6 @@ def _queue_plan(connection: sa.Connection, new: NewDataset) -> None:
 
 def dataset_of(row: sa.Row[*tuple[Any, ...]]) -> Dataset:
     """Of a row of the table, with the state to be `shown`, rows running `now`, and `speed`."""
-    created = _time(row.created_at)
-    assert created is not None
     return Dataset(
         id=DatasetId(row.id),
         tenant=row.tenant,
@@ -329,15 +326,11 @@ def dataset_of(row: sa.Row[*tuple[Any, ...]]) -> Dataset:
         failed=row.failed,
         duplicates=row.duplicates,
         running=int(row.now or 0),
-        created_at=created,
-        started_at=_time(row.started_at),
-        planned_at=_time(row.planned_at),
-        finished_at=_time(row.finished_at),
-        deadline=_time(row.deadline),
+        created_at=utc(row.created_at),
+        started_at=utc(row.started_at),
+        planned_at=utc(row.planned_at),
+        finished_at=utc(row.finished_at),
+        deadline=utc(row.deadline),
         error=None if row.error_code is None else ErrorInfo(row.error_code, row.error_message),
         rows_per_second=row.speed or None,
     )
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from headrace.dataset import DatasetId
 from headrace.db.schedule_tables import schedule_runs as runs
 from headrace.db.schedule_tables import schedules
+from headrace.db.tables import utc
 from headrace.job import ErrorInfo
 from headrace.schedule import ACTIVE, Run, RunState, ScheduleId, Trigger
 
@@ -258,7 +258,7 @@ def run_of(row: Any) -> Run:
     """Of a row of the table."""
     return Run(
         schedule=ScheduleId(row.schedule_id),
-        date=_instant(row.date),
+        date=utc(row.date),
         number=row.number,
         version=row.version,
         trigger=Trigger(row.trigger),
@@ -266,12 +266,12 @@ def run_of(row: Any) -> Run:
         input=row.input,
         output=row.output,
         at_a_time=row.at_a_time,
-        created_at=_instant(row.created_at),
-        due_at=_instant(row.due_at),
-        late_at=_time(row.late_at),
-        started_at=_time(row.started_at),
-        finished_at=_time(row.finished_at),
-        deadline=_time(row.deadline),
+        created_at=utc(row.created_at),
+        due_at=utc(row.due_at),
+        late_at=utc(row.late_at),
+        started_at=utc(row.started_at),
+        finished_at=utc(row.finished_at),
+        deadline=utc(row.deadline),
         dataset=None if row.dataset_id is None else DatasetId(row.dataset_id),
         attempt=row.attempt,
         cancel=row.cancel,
@@ -281,11 +281,3 @@ def run_of(row: Any) -> Run:
         failed=row.failed,
         error=None if row.error_code is None else ErrorInfo(row.error_code, row.error_message),
     )
-
-
-def _instant(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else _instant(seconds)

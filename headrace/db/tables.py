@@ -6,7 +6,8 @@ PostgreSQL alike; in psql, ``to_timestamp(created_at)`` shows one to a person.
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, overload
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -37,6 +38,17 @@ def _now_sqlite(element: now, compiler: Any, **kwargs: Any) -> str:
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: Any, **kwargs: Any) -> str:
     return "extract(epoch from clock_timestamp())::float8"
+
+
+@overload
+def utc(seconds: float) -> datetime: ...
+@overload
+def utc(seconds: None) -> None: ...
+@overload
+def utc(seconds: float | None) -> datetime | None: ...
+def utc(seconds: float | None) -> datetime | None:
+    """A time of these tables, for a person; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def instant() -> sa.ColumnElement[float]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from headrace.db.bulk import among
 from headrace.db.states import in_state
-from headrace.db.tables import jobs, now, packs
+from headrace.db.tables import jobs, now, packs, utc
 from headrace.job import TERMINAL, ErrorInfo, Job, JobId, JobState, ModelKey, Priority
 
 
@@ -155,8 +154,6 @@ _RESULTS = (
 
 def _job(row: sa.Row[*tuple[Any, ...]]) -> Job:
     metadata: Mapping[str, Any] = json.loads(row.metadata) if row.metadata else {}
-    created = _time(row.created_at)
-    assert created is not None
     return Job(
         id=JobId(row.id),
         model=ModelKey(row.model, row.version),
@@ -164,20 +161,16 @@ def _job(row: sa.Row[*tuple[Any, ...]]) -> Job:
         state=JobState(row.state),
         priority=Priority(row.priority),
         attempt=row.attempt,
-        created_at=created,
-        started_at=_time(row.started_at),
-        finished_at=_time(row.finished_at),
-        deadline=_time(row.deadline),
+        created_at=utc(row.created_at),
+        started_at=utc(row.started_at),
+        finished_at=utc(row.finished_at),
+        deadline=utc(row.deadline),
         error=_error(row.error_code, row.error_message),
         result_uri=row.key,
         batch_size=row.batch_size,
         deaths=row.deaths,
         metadata=metadata,
     )
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _error(code: str | None, message: str | None) -> ErrorInfo | None:

@@ -6,7 +6,7 @@ import json
 import operator
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -14,7 +14,7 @@ from headrace.db import datasets
 from headrace.db.bulk import among
 from headrace.db.packs import IS_WRITING, given_up
 from headrace.db.states import literal, may, takes
-from headrace.db.tables import jobs, now, packs, workers
+from headrace.db.tables import jobs, now, packs, utc, workers
 from headrace.job import JobId, JobState, Step, WorkerId
 
 
@@ -137,16 +137,12 @@ def alive(connection: sa.Connection, pool: str | None = None) -> list[WorkerInfo
             row.device,
             row.host,
             row.pid,
-            datetime.fromtimestamp(row.started_at, UTC),
-            _time(row.ready_at),
-            _time(row.draining_at),
+            utc(row.started_at),
+            utc(row.ready_at),
+            utc(row.draining_at),
         )
         for row in connection.execute(statement)
     ]
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def retire(
